@@ -1,0 +1,176 @@
+use super::{Algorithm, Binding, Description, Wait};
+use crate::clock::Tick;
+use std::cmp::Reverse;
+
+/// Several limits on one key, all or nothing: 10 a second *and* 1,000 an hour.
+///
+/// A set of limits is an algorithm like any other. Units are taken from all of its limits or
+/// from none; it waits as long as the slowest of them, and
+/// [`Decision::binding`](crate::Decision::binding) names the limit that holds.
+///
+/// Sets known when compiling are pairs (nest them for more); a list that is known at run time
+/// is an `All<Vec<_>>`, most often inside a [`Policy`](crate::Policy).
+///
+/// ```
+/// use tollgate::{All, FixedWindow, Limiter, Quota, TokenBucket};
+///
+/// let limiter = Limiter::new(All((
+///     TokenBucket::new(Quota::per_second(10)),
+///     FixedWindow::new(Quota::per_hour(1000)),
+/// )));
+/// assert!(limiter.check_n("alice", 10).is_allowed());
+/// let refused = limiter.check("alice");
+/// assert!(!refused.is_allowed());
+/// assert_eq!(refused.binding(), 0); // the 10 a second; the hour's 990 are untouched
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct All<T>(pub T);
+
+/// One limit of a set, as it reads when `n` units are wanted.
+struct Candidate {
+    wait: Wait,
+    room: u64,
+    binding: Binding,
+}
+
+impl Candidate {
+    /// `offset` is the number of limits that come before this algorithm's own.
+    fn new<A: Algorithm>(limit: &A, state: &A::State, n: u64, now: Tick, offset: usize) -> Self {
+        let binding = limit.binding(state, n, now);
+        Self {
+            wait: if n == 0 { Wait::Ready } else { limit.wait(state, n, now) },
+            room: limit.room(state, now),
+            binding: Binding { index: offset + binding.index, ..binding },
+        }
+    }
+
+    /// The one that holds more: the longer wait, then the fewer units; the first of equals.
+    fn stricter(self, other: Self) -> Self {
+        let holds = |candidate: &Self| (candidate.wait, Reverse(candidate.room));
+        if holds(&other) > holds(&self) { other } else { self }
+    }
+}
+
+impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
+    type State = (A::State, B::State);
+
+    fn fresh(&self, now: Tick) -> Self::State {
+        (self.0.0.fresh(now), self.0.1.fresh(now))
+    }
+
+    fn capacity(&self) -> u64 {
+        self.0.0.capacity().min(self.0.1.capacity())
+    }
+
+    fn room(&self, state: &Self::State, now: Tick) -> u64 {
+        self.0.0.room(&state.0, now).min(self.0.1.room(&state.1, now))
+    }
+
+    fn wait(&self, state: &Self::State, n: u64, now: Tick) -> Wait {
+        self.0.0.wait(&state.0, n, now).max(self.0.1.wait(&state.1, n, now))
+    }
+
+    fn take(&self, state: &mut Self::State, n: u64, now: Tick) {
+        self.0.0.take(&mut state.0, n, now);
+        self.0.1.take(&mut state.1, n, now);
+    }
+
+    fn give_back(&self, state: &mut Self::State, n: u64, now: Tick) {
+        self.0.0.give_back(&mut state.0, n, now);
+        self.0.1.give_back(&mut state.1, n, now);
+    }
+
+    fn fresh_after(&self, state: &Self::State, now: Tick) -> u64 {
+        self.0.0.fresh_after(&state.0, now).max(self.0.1.fresh_after(&state.1, now))
+    }
+
+    fn delay(&self, state: &Self::State, now: Tick) -> u64 {
+        self.0.0.delay(&state.0, now).max(self.0.1.delay(&state.1, now))
+    }
+
+    fn binding(&self, state: &Self::State, n: u64, now: Tick) -> Binding {
+        let first = Candidate::new(&self.0.0, &state.0, n, now, 0);
+        let second = Candidate::new(&self.0.1, &state.1, n, now, self.0.0.limit_count());
+        first.stricter(second).binding
+    }
+
+    fn limit_count(&self) -> usize {
+        self.0.0.limit_count() + self.0.1.limit_count()
+    }
+
+    fn describe(&self) -> Vec<Description> {
+        let mut limits = self.0.0.describe();
+        limits.extend(self.0.1.describe());
+        limits
+    }
+}
+
+/// # Panics
+///
+/// An empty list has no capacity, and a limiter by it panics; a [`Policy`](crate::Policy) is
+/// never empty.
+impl<A: Algorithm> Algorithm for All<Vec<A>> {
+    type State = Box<[A::State]>;
+
+    fn fresh(&self, now: Tick) -> Self::State {
+        self.0.iter().map(|limit| limit.fresh(now)).collect()
+    }
+
+    fn capacity(&self) -> u64 {
+        self.0.iter().map(A::capacity).min().expect("a set has at least one limit")
+    }
+
+    fn room(&self, state: &Self::State, now: Tick) -> u64 {
+        let rooms = self.zip(state).map(|(limit, state)| limit.room(state, now));
+        rooms.min().expect("a set has at least one limit")
+    }
+
+    fn wait(&self, state: &Self::State, n: u64, now: Tick) -> Wait {
+        let waits = self.zip(state).map(|(limit, state)| limit.wait(state, n, now));
+        waits.max().expect("a set has at least one limit")
+    }
+
+    fn take(&self, state: &mut Self::State, n: u64, now: Tick) {
+        for (limit, state) in self.0.iter().zip(state) {
+            limit.take(state, n, now);
+        }
+    }
+
+    fn give_back(&self, state: &mut Self::State, n: u64, now: Tick) {
+        for (limit, state) in self.0.iter().zip(state) {
+            limit.give_back(state, n, now);
+        }
+    }
+
+    fn fresh_after(&self, state: &Self::State, now: Tick) -> u64 {
+        self.zip(state).map(|(limit, state)| limit.fresh_after(state, now)).max().unwrap_or(0)
+    }
+
+    fn delay(&self, state: &Self::State, now: Tick) -> u64 {
+        self.zip(state).map(|(limit, state)| limit.delay(state, now)).max().unwrap_or(0)
+    }
+
+    fn binding(&self, state: &Self::State, n: u64, now: Tick) -> Binding {
+        let mut offset = 0;
+        let candidates = self.zip(state).map(|(limit, state)| {
+            let candidate = Candidate::new(limit, state, n, now, offset);
+            offset += limit.limit_count();
+            candidate
+        });
+        candidates.reduce(Candidate::stricter).expect("a set has at least one limit").binding
+    }
+
+    fn limit_count(&self) -> usize {
+        self.0.iter().map(A::limit_count).sum()
+    }
+
+    fn describe(&self) -> Vec<Description> {
+        self.0.iter().flat_map(A::describe).collect()
+    }
+}
+
+impl<A: Algorithm> All<Vec<A>> {
+    fn zip<'s>(&self, state: &'s [A::State]) -> impl Iterator<Item = (&A, &'s A::State)> {
+        self.0.iter().zip(state)
+    }
+}

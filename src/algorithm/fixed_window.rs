@@ -1,0 +1,102 @@
+use super::{Algorithm, Description, Wait};
+use crate::clock::Tick;
+use crate::math::MAX_UNITS;
+use crate::quota::Quota;
+
+/// A counter that starts anew with every window: the quota's count in each period.
+///
+/// Windows are aligned to the Unix epoch: those of a minute begin with the clock's minute, those
+/// of a day at midnight UTC. It is the cheapest of the algorithms and the coarsest: a client
+/// that spends one window's units at its end and the next one's at its beginning passes twice
+/// the limit within a moment.
+///
+/// ```
+/// use tollgate::{FixedWindow, Limiter, ManualClock, Quota, Tick};
+///
+/// let clock = ManualClock::new(Tick::from_micros(59_900_000)); // 100 ms to the full minute
+/// let limiter = Limiter::with_clock(FixedWindow::new(Quota::per_minute(100)), clock.clone());
+/// assert!(limiter.check_n("alice", 100).is_allowed());
+/// clock.set(Tick::from_micros(60_100_000)); // 200 ms later
+/// assert!(limiter.check_n("alice", 100).is_allowed());
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FixedWindow(Quota);
+
+/// What a [`FixedWindow`] keeps for a key: the units of a window, and when the last of them
+/// were counted. The window is the one around that instant.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FixedWindowState {
+    count: u64,
+    last: Tick,
+}
+
+impl FixedWindow {
+    /// The quota's count in each of the quota's periods.
+    #[must_use]
+    pub const fn new(quota: Quota) -> Self {
+        Self(quota)
+    }
+
+    /// The count and the window's length.
+    #[must_use]
+    pub const fn quota(&self) -> Quota {
+        self.0
+    }
+
+    /// The units of the present window.
+    fn count(&self, state: &FixedWindowState, now: Tick) -> u64 {
+        let window = now.window_start(self.0.period_micros());
+        if state.last >= window { state.count } else { 0 }
+    }
+
+    /// Ticks until the next window.
+    fn left(&self, state: &FixedWindowState, now: Tick) -> u64 {
+        let now = now.max(state.last);
+        let length = self.0.period_micros();
+        now.window_start(length).saturating_add(length).micros_since(now)
+    }
+}
+
+impl Algorithm for FixedWindow {
+    type State = FixedWindowState;
+
+    fn fresh(&self, now: Tick) -> FixedWindowState {
+        FixedWindowState { count: 0, last: now }
+    }
+
+    fn capacity(&self) -> u64 {
+        self.0.count()
+    }
+
+    fn room(&self, state: &FixedWindowState, now: Tick) -> u64 {
+        self.0.count().saturating_sub(self.count(state, now))
+    }
+
+    fn wait(&self, state: &FixedWindowState, n: u64, now: Tick) -> Wait {
+        if n > self.0.count() {
+            Wait::Never
+        } else if n <= self.room(state, now) {
+            Wait::Ready
+        } else {
+            Wait::After(self.left(state, now))
+        }
+    }
+
+    fn take(&self, state: &mut FixedWindowState, n: u64, now: Tick) {
+        let count = self.count(state, now).saturating_add(n).min(MAX_UNITS);
+        *state = FixedWindowState { count, last: now.max(state.last) };
+    }
+
+    fn give_back(&self, state: &mut FixedWindowState, n: u64, now: Tick) {
+        let count = self.count(state, now).saturating_sub(n);
+        *state = FixedWindowState { count, last: now.max(state.last) };
+    }
+
+    fn fresh_after(&self, state: &FixedWindowState, now: Tick) -> u64 {
+        if self.count(state, now) == 0 { 0 } else { self.left(state, now) }
+    }
+
+    fn describe(&self) -> Vec<Description> {
+        vec![Description { name: None, capacity: self.capacity(), window: Some(self.0.period()) }]
+    }
+}

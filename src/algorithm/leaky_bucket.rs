@@ -1,0 +1,129 @@
+use super::bucket::{Bucket, BucketState};
+use super::{Algorithm, Description, Wait};
+use crate::clock::Tick;
+use crate::error::Error;
+use crate::quota::Quota;
+
+/// A queue that leaks steadily: who fits in joins it and is told when to go.
+///
+/// It holds at most `capacity` units (the quota's count, unless
+/// [`capacity`](Self::capacity) says otherwise), which leak out at the quota's rate. A request
+/// that fits is [`Delayed`](crate::Outcome::Delayed) until all that was in the bucket before it
+/// has leaked out, so that departures are evenly spaced and no burst ever leaves. One that does
+/// not fit is refused.
+/// [Wikipedia](https://en.wikipedia.org/wiki/Leaky_bucket#As_a_queue) has the algorithm.
+///
+/// With [`nodelay`](Self::nodelay) whoever fits may go at once: the leaky bucket as a meter,
+/// which admits what a [`TokenBucket`](super::TokenBucket) of that burst admits.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::{LeakyBucket, Limiter, ManualClock, Quota, Tick};
+///
+/// let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+/// let limiter = Limiter::with_clock(LeakyBucket::new(Quota::per_second(5)).capacity(3), clock);
+/// let delays = [0, 200, 400].map(Duration::from_millis);
+/// for delay in delays {
+///     assert_eq!(limiter.check("alice").delay(), delay);
+/// }
+/// assert!(!limiter.check("alice").is_allowed()); // the queue is full
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeakyBucket {
+    bucket: Bucket,
+    nodelay: bool,
+}
+
+impl LeakyBucket {
+    /// A queue that holds the quota's count and leaks at the quota's rate.
+    #[must_use]
+    pub const fn new(quota: Quota) -> Self {
+        Self { bucket: Bucket::new(quota), nodelay: false }
+    }
+
+    /// The same rate, with room for `units`.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_capacity`](Self::try_capacity) would return an error: in a `const`, when
+    /// compiled.
+    #[must_use]
+    pub const fn capacity(self, units: u64) -> Self {
+        match self.bucket.with_capacity(units) {
+            Some(bucket) => Self { bucket, ..self },
+            None => panic!("a capacity must be 1 to 10000000000000, and leak within a century"),
+        }
+    }
+
+    /// The same rate, with room for `units`.
+    ///
+    /// # Errors
+    ///
+    /// Where `units` is 0, more than [`Quota::MAX_COUNT`], or so many that the bucket would
+    /// take more than a century to leak out.
+    pub fn try_capacity(self, units: u64) -> Result<Self, Error> {
+        Ok(Self { bucket: self.bucket.try_with_capacity("a capacity", units)?, ..self })
+    }
+
+    /// Lets whoever fits in go at once.
+    #[must_use]
+    pub const fn nodelay(self) -> Self {
+        Self { nodelay: true, ..self }
+    }
+
+    /// The rate at which units leak out.
+    #[must_use]
+    pub const fn quota(&self) -> Quota {
+        self.bucket.quota()
+    }
+
+    /// Whether whoever fits in may go at once.
+    #[must_use]
+    pub const fn is_nodelay(&self) -> bool {
+        self.nodelay
+    }
+}
+
+impl Algorithm for LeakyBucket {
+    type State = BucketState;
+
+    fn fresh(&self, now: Tick) -> BucketState {
+        Bucket::fresh(now)
+    }
+
+    fn capacity(&self) -> u64 {
+        self.bucket.capacity()
+    }
+
+    fn room(&self, state: &BucketState, now: Tick) -> u64 {
+        self.bucket.room(state, now)
+    }
+
+    fn wait(&self, state: &BucketState, n: u64, now: Tick) -> Wait {
+        self.bucket.wait(state, n, now)
+    }
+
+    fn take(&self, state: &mut BucketState, n: u64, now: Tick) {
+        self.bucket.take(state, n, now);
+    }
+
+    fn give_back(&self, state: &mut BucketState, n: u64, now: Tick) {
+        self.bucket.give_back(state, n, now);
+    }
+
+    fn fresh_after(&self, state: &BucketState, now: Tick) -> u64 {
+        self.bucket.fresh_after(state, now)
+    }
+
+    fn delay(&self, state: &BucketState, now: Tick) -> u64 {
+        if self.nodelay { 0 } else { self.bucket.fresh_after(state, now) }
+    }
+
+    fn describe(&self) -> Vec<Description> {
+        vec![Description {
+            name: None,
+            capacity: Algorithm::capacity(self),
+            window: self.bucket.window(),
+        }]
+    }
+}

@@ -1,0 +1,119 @@
+//! The algorithms: pure maths over a small state, with the time passed in.
+
+mod all;
+mod bucket;
+mod fixed_window;
+mod leaky_bucket;
+mod sliding_log;
+mod sliding_window_counter;
+mod token_bucket;
+
+pub use all::All;
+pub use bucket::BucketState;
+pub use fixed_window::{FixedWindow, FixedWindowState};
+pub use leaky_bucket::LeakyBucket;
+pub use sliding_log::{SlidingLog, SlidingLogState};
+pub use sliding_window_counter::{SlidingWindowCounter, SlidingWindowCounterState};
+pub use token_bucket::TokenBucket;
+
+use crate::clock::Tick;
+use crate::policy::Name;
+use std::time::Duration;
+
+/// A way of limiting: what is kept for a key, and how it reads at an instant.
+///
+/// Implement it to bring an algorithm of your own; everything that a limiter does (check, peek,
+/// partial takes, debts, refunds, sets, expiry of idle keys) is derived from these functions.
+/// `examples/own_algorithm.rs` does so in full.
+///
+/// Rules that an implementation keeps, and the five of this crate are tested for:
+///
+/// - Reading changes nothing, so a refusal costs nothing: only [`take`](Self::take) and
+///   [`give_back`](Self::give_back) write.
+/// - A wait is exact: what had to wait is ready when it has passed, and not a tick before.
+/// - Rounding is towards refusing: rooms down, waits up.
+/// - Time that goes backwards stands still: a state that was written at an instant reads, at
+///   any earlier one, as it does at that instant.
+pub trait Algorithm: Send + Sync {
+    /// What is kept for each key.
+    type State: Send;
+
+    /// The state of a key that was never seen before.
+    fn fresh(&self, now: Tick) -> Self::State;
+
+    /// The most units that can ever be taken at once; at least 1.
+    fn capacity(&self) -> u64;
+
+    /// Units that can be taken now; at most [`capacity`](Self::capacity).
+    fn room(&self, state: &Self::State, now: Tick) -> u64;
+
+    /// How long until `n` units, 1 or more, can be taken, if nobody else takes any.
+    fn wait(&self, state: &Self::State, n: u64, now: Tick) -> Wait;
+
+    /// Records that `n` units are taken, whether there is room for them or not.
+    fn take(&self, state: &mut Self::State, n: u64, now: Tick);
+
+    /// Records that `n` units were not used after all; never beyond a fresh state, and never
+    /// into another window than the one of `now`.
+    fn give_back(&self, state: &mut Self::State, n: u64, now: Tick);
+
+    /// Microseconds until this state says nothing that a fresh one would not say, if nothing
+    /// more is taken; 0 where that is so already. From then on, and not before, it may be
+    /// dropped.
+    fn fresh_after(&self, state: &Self::State, now: Tick) -> u64;
+
+    /// For how many microseconds units that are admitted now must hold back before they go.
+    /// 0, except for algorithms that keep a queue.
+    fn delay(&self, _state: &Self::State, _now: Tick) -> u64 {
+        0
+    }
+
+    /// Which limit of a set binds when `n` units are wanted. There is nothing to do here for
+    /// an algorithm that is a single limit.
+    fn binding(&self, _state: &Self::State, _n: u64, _now: Tick) -> Binding {
+        Binding { index: 0, capacity: self.capacity() }
+    }
+
+    /// How many limits this is: 1, except for a set.
+    fn limit_count(&self) -> usize {
+        1
+    }
+
+    /// What to call the limit, or each of the [`limit_count`](Self::limit_count) limits of a
+    /// set, in [`Binding::index`]'s order.
+    fn describe(&self) -> Vec<Description> {
+        vec![Description { name: None, capacity: self.capacity(), window: None }]
+    }
+}
+
+/// How long until units can be taken.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wait {
+    /// They can be taken now.
+    Ready,
+    /// They can be taken after so many microseconds, at least 1.
+    After(u64),
+    /// They exceed the capacity.
+    Never,
+}
+
+/// The limit of a set that binds: see [`Decision::binding`](crate::Decision::binding).
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Binding {
+    /// Its place in the set, counted from 0.
+    pub index: usize,
+    /// The most units that it ever holds.
+    pub capacity: u64,
+}
+
+/// What can be told of a limit without asking it for anything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Description {
+    /// What it is called, where it has a name.
+    pub name: Option<Name>,
+    /// The most units that it ever holds.
+    pub capacity: u64,
+    /// The time in which it passes that many units, where it is a whole number of
+    /// microseconds.
+    pub window: Option<Duration>,
+}

@@ -1,0 +1,102 @@
+//! A limiter whose type is erased.
+
+use crate::algorithm::Description;
+use crate::decision::Decision;
+use crate::limiter::{Describe, RateLimiter};
+use crate::operation::Operation;
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// Any [`RateLimiter`] for keys of type `K`, its own type forgotten: for a field or a function
+/// that takes limiters of several kinds. Its clones are one limiter.
+///
+/// To choose an *algorithm* at run time there is no need for it: a
+/// [`Policy`](crate::Policy) does that.
+///
+/// ```
+/// use tollgate::{BoxRateLimiter, FixedWindow, Limiter, Quota, RateLimiter, SlidingLog};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let limiters: [BoxRateLimiter<str>; 2] = [
+///     BoxRateLimiter::new(Limiter::new(SlidingLog::new(Quota::per_minute(10)))),
+///     BoxRateLimiter::new(Limiter::new(FixedWindow::new(Quota::per_day(5000)))),
+/// ];
+/// for limiter in &limiters {
+///     assert!(limiter.check("alice").await?.is_allowed());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct BoxRateLimiter<K: ?Sized>(Arc<dyn ErasedRateLimiter<K>>);
+
+type BoxError = Box<dyn Error + Send + Sync>;
+type BoxFuture<'a> = Pin<Box<dyn Future<Output = Result<Decision, BoxError>> + Send + 'a>>;
+
+trait ErasedRateLimiter<K: ?Sized>: Describe {
+    fn decide<'a>(&'a self, key: &'a K, operation: Operation) -> BoxFuture<'a>;
+    fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, BoxError>>;
+}
+
+impl<K, L> ErasedRateLimiter<K> for L
+where
+    K: Sync + ?Sized,
+    L: RateLimiter<K>,
+    L::Error: Into<BoxError>,
+{
+    fn decide<'a>(&'a self, key: &'a K, operation: Operation) -> BoxFuture<'a> {
+        Box::pin(async move { self.decide(key, operation).await.map_err(Into::into) })
+    }
+
+    fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, BoxError>> {
+        Some(self.decide_now(key, operation)?.map_err(Into::into))
+    }
+}
+
+impl<K: Sync + ?Sized> BoxRateLimiter<K> {
+    /// Forgets the type of `limiter`.
+    pub fn new<L>(limiter: L) -> Self
+    where
+        L: RateLimiter<K> + 'static,
+        L::Error: Into<BoxError>,
+    {
+        Self(Arc::new(limiter))
+    }
+}
+
+impl<K: ?Sized> Describe for BoxRateLimiter<K> {
+    fn describe(&self) -> Vec<Description> {
+        self.0.describe()
+    }
+}
+
+impl<K: Sync + ?Sized> RateLimiter<K> for BoxRateLimiter<K> {
+    type Error = BoxError;
+
+    fn decide(
+        &self,
+        key: &K,
+        operation: Operation,
+    ) -> impl Future<Output = Result<Decision, BoxError>> + Send {
+        async move { self.0.decide(key, operation).await }
+    }
+
+    fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, BoxError>> {
+        self.0.decide_now(key, operation)
+    }
+}
+
+impl<K: ?Sized> Clone for BoxRateLimiter<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<K: ?Sized> fmt::Debug for BoxRateLimiter<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxRateLimiter").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,201 @@
+//! Instants, and where they come from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// An instant: whole microseconds since the Unix epoch.
+///
+/// Every limit is computed on these ticks, in whole numbers, so that a decision depends on
+/// nothing but the ticks and costs it was given.
+///
+/// ```
+/// use tollgate::Tick;
+///
+/// let noon = Tick::from_micros(1_800_000_000_000_000);
+/// assert_eq!(noon.saturating_add(250).micros_since(noon), 250);
+/// ```
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tick(u64);
+
+impl Tick {
+    /// The last instant that limits tell apart: 2^52 microseconds, in September 2112.
+    ///
+    /// A clock that reads later is taken to stand still there. It leaves room for a century of
+    /// waiting below 2^53, the end of the whole numbers that Lua can count.
+    pub const MAX: Self = Self(1 << 52);
+
+    /// The instant that many microseconds after the Unix epoch, at most [`Tick::MAX`].
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Self {
+        if micros < Self::MAX.0 { Self(micros) } else { Self::MAX }
+    }
+
+    /// Microseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// The instant `micros` microseconds later.
+    ///
+    /// It may lie beyond [`Tick::MAX`]: when a wait ends is not limited, only when one may ask.
+    #[must_use]
+    pub const fn saturating_add(self, micros: u64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// Microseconds from `earlier` until this instant, 0 when `earlier` is later.
+    #[must_use]
+    pub const fn micros_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The start of the window of `length` microseconds, counted from the epoch, that this
+    /// instant lies in.
+    pub(crate) const fn window_start(self, length: u64) -> Self {
+        Self(self.0 - self.0 % length)
+    }
+}
+
+/// Tells a store what time it is.
+///
+/// ```
+/// use tollgate::{Clock, Tick};
+///
+/// /// Always the same instant.
+/// struct Stopped;
+///
+/// impl Clock for Stopped {
+///     fn now(&self) -> Tick {
+///         Tick::from_micros(1_800_000_000_000_000)
+///     }
+/// }
+///
+/// assert_eq!(Stopped.now(), Stopped.now());
+/// ```
+pub trait Clock: Send + Sync {
+    /// The present instant. It may go backwards: limits treat that as time standing still.
+    fn now(&self) -> Tick;
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn now(&self) -> Tick {
+        (**self).now()
+    }
+}
+
+/// A clock for tests: it stands still until it is told to move. Its clones are one clock.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::{Limiter, ManualClock, Quota, Tick, TokenBucket};
+///
+/// let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+/// let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_second(1)), clock.clone());
+/// assert!(limiter.check("alice").is_allowed());
+/// assert!(!limiter.check("alice").is_allowed());
+/// clock.advance(Duration::from_secs(1));
+/// assert!(limiter.check("alice").is_allowed());
+/// ```
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<AtomicU64>);
+
+impl ManualClock {
+    /// A clock standing at `start`.
+    #[must_use]
+    pub fn new(start: Tick) -> Self {
+        Self(Arc::new(AtomicU64::new(start.as_micros())))
+    }
+
+    /// Moves the clock to `now`, forwards or backwards.
+    pub fn set(&self, now: Tick) {
+        self.0.store(now.as_micros(), Ordering::SeqCst);
+    }
+
+    /// Moves the clock forwards by `duration`, rounded down to whole microseconds.
+    pub fn advance(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.set(self.now().saturating_add(micros));
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Tick {
+        Tick::from_micros(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(feature = "memory")]
+pub use monotonic::MonotonicClock;
+
+#[cfg(feature = "memory")]
+mod monotonic {
+    use super::{Clock, Tick};
+    use std::sync::LazyLock;
+    use std::time::SystemTime;
+
+    /// The wall clock as it was when first asked for, counted on from there by a clock that
+    /// never goes backwards (the processor's, by [`quanta`]).
+    ///
+    /// All of a process's clocks share that one start, so they agree with each other. Later
+    /// corrections of the wall clock are not followed: over months, windows that are aligned
+    /// to it may drift from it by seconds.
+    #[derive(Clone, Debug)]
+    pub struct MonotonicClock {
+        clock: quanta::Clock,
+        start_raw: u64,
+        start_unix_nanos: u64,
+    }
+
+    static START: LazyLock<MonotonicClock> = LazyLock::new(|| {
+        let clock = quanta::Clock::new();
+        let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        MonotonicClock {
+            start_raw: clock.raw(),
+            start_unix_nanos: u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX),
+            clock,
+        }
+    });
+
+    impl Default for MonotonicClock {
+        fn default() -> Self {
+            START.clone()
+        }
+    }
+
+    impl Clock for MonotonicClock {
+        #[inline]
+        fn now(&self) -> Tick {
+            let elapsed = self.clock.delta_as_nanos(self.start_raw, self.clock.raw());
+            Tick::from_micros(self.start_unix_nanos.saturating_add(elapsed) / 1_000)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_stop_at_their_maximum_but_waits_may_end_later() {
+        assert_eq!(Tick::from_micros(u64::MAX), Tick::MAX);
+        assert_eq!(Tick::MAX.saturating_add(7).micros_since(Tick::MAX), 7);
+        assert_eq!(Tick::MAX.micros_since(Tick::MAX.saturating_add(7)), 0);
+    }
+
+    #[cfg(feature = "memory")]
+    #[test]
+    fn the_monotonic_clock_reads_the_wall_clock_and_never_goes_back() {
+        let wall = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let clock = MonotonicClock::default();
+        let first = clock.now();
+        assert!(first.as_micros().abs_diff(wall.as_micros() as u64) < 5_000_000);
+        let mut last = first;
+        for _ in 0..100_000 {
+            let now = clock.now();
+            assert!(now >= last);
+            last = now;
+        }
+    }
+}

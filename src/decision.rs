@@ -1,0 +1,133 @@
+//! What a limiter answers.
+
+use std::time::Duration;
+
+/// What a limiter answers: whether these units may go now, later or never, and how things
+/// stand with the key afterwards.
+///
+/// One flat value for every algorithm and every store. In a set of limits, the numbers are
+/// those of the set as a whole: what remains under all of them, until when any of them holds.
+/// [`binding`](Self::binding) and [`limit`](Self::limit) tell of the one that holds most.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::{Limiter, ManualClock, Quota, Tick, TokenBucket};
+///
+/// let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+/// let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_second(10)), clock);
+///
+/// let decision = limiter.check_n("alice", 10);
+/// assert!(decision.is_allowed());
+/// assert_eq!(decision.remaining(), 0);
+///
+/// let decision = limiter.check("alice");
+/// assert!(!decision.is_allowed());
+/// assert_eq!(decision.retry_after(), Some(Duration::from_millis(100)));
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[must_use = "a decision must be looked at: it may be a refusal"]
+#[non_exhaustive]
+pub struct Decision {
+    pub(crate) outcome: Outcome,
+    pub(crate) granted: u64,
+    pub(crate) limit: u64,
+    pub(crate) remaining: u64,
+    pub(crate) reset_after_micros: u64,
+    pub(crate) next_after_micros: Option<u64>,
+    pub(crate) binding: usize,
+}
+
+/// The verdict of a [`Decision`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[must_use]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Admitted: go now.
+    Allowed,
+    /// Admitted and charged: go when this much time has passed. Only a
+    /// [`LeakyBucket`](crate::LeakyBucket) says so.
+    Delayed(Duration),
+    /// Refused, and nothing charged: asking again after this much time succeeds, unless
+    /// somebody else takes the units first; asking a microsecond earlier does not.
+    Denied(Duration),
+    /// Refused, and nothing charged: the cost is above the capacity, so no wait will do.
+    Never,
+}
+
+impl Decision {
+    /// The verdict.
+    pub const fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Whether the units were admitted, now or after [`delay`](Self::delay).
+    #[must_use]
+    pub const fn is_allowed(&self) -> bool {
+        matches!(self.outcome, Outcome::Allowed | Outcome::Delayed(_))
+    }
+
+    /// How long the admitted must hold back before they go; zero where they may go at once.
+    #[must_use]
+    pub const fn delay(&self) -> Duration {
+        match self.outcome {
+            Outcome::Delayed(delay) => delay,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// How long to wait before asking again; `None` unless
+    /// [`Denied`](Outcome::Denied).
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self.outcome {
+            Outcome::Denied(retry_after) => Some(retry_after),
+            _ => None,
+        }
+    }
+
+    /// Units taken by this very call: all, some ([`take_up_to`](crate::Limiter::take_up_to))
+    /// or none.
+    #[must_use]
+    pub const fn granted(&self) -> u64 {
+        self.granted
+    }
+
+    /// The most units that the [binding](Self::binding) limit ever holds.
+    #[must_use]
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Units that can be taken now, after this call; rounded down.
+    #[must_use]
+    pub const fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// Time until the key is as good as new; zero where it is.
+    #[must_use]
+    pub const fn reset_after(&self) -> Duration {
+        Duration::from_micros(self.reset_after_micros)
+    }
+
+    /// Time until one more unit than [`remaining`](Self::remaining) can be taken; `None` where
+    /// nothing is missing.
+    #[must_use]
+    pub const fn next_after(&self) -> Option<Duration> {
+        match self.next_after_micros {
+            Some(micros) => Some(Duration::from_micros(micros)),
+            None => None,
+        }
+    }
+
+    /// Which limit of a set binds, counted from 0 in the order in which they were given; 0
+    /// where there is one limit only.
+    ///
+    /// On a refusal that is the one with the longest wait, otherwise the one with the fewest
+    /// units left; the first of equals.
+    /// [`Policy::name`](crate::Policy::name) tells what it is called.
+    #[must_use]
+    pub const fn binding(&self) -> usize {
+        self.binding
+    }
+}

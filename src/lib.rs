@@ -1,0 +1,117 @@
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![forbid(unsafe_code)]
+//! Rate limiting that does not surprise.
+//!
+//! A [`Limiter`] decides, for a key and a cost, whether a request may go now, later or never.
+//!
+#![cfg_attr(feature = "memory", doc = "```")]
+#![cfg_attr(not(feature = "memory"), doc = "```ignore")]
+//! use tollgate::{Limiter, Quota, TokenBucket};
+//!
+//! // 10 requests a second for each user, and up to 20 at once.
+//! let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)).burst(20));
+//!
+//! let decision = limiter.check("alice");
+//! if decision.is_allowed() {
+//!     println!("served; {} more at once", decision.remaining());
+//! } else {
+//!     println!("try again in {:?}", decision.retry_after());
+//! }
+//! ```
+//!
+//! - **Exact.** Whole numbers only: no rate is rounded, no remainder dropped, no wait cut
+//!   short. Sleeping exactly the stated wait succeeds; a microsecond less does not.
+//! - **Refusals are free.** A refused request changes nothing, whatever it asked for.
+//! - **One decision for all.** Every algorithm answers the same flat [`Decision`], so that
+//!   changing the algorithm changes one line.
+//! - **Memory follows the active keys.** No background thread, nothing to sweep.
+//!
+//! # Which algorithm?
+//!
+//! | algorithm | accuracy | memory for a key | burst | best for |
+//! |---|---|---|---|---|
+//! | [`TokenBucket`] | exact rate | 24 bytes | up to `burst`, then steady | APIs: a pause earns a burst |
+//! | [`LeakyBucket`] | exact rate, even spacing | 24 bytes | none leaves: each is told when to go | feeding something that must not see bursts |
+//! | [`FixedWindow`] | up to twice the limit across a boundary | 16 bytes | a whole limit at any time in the window | quotas a day, "resets at midnight" |
+//! | [`SlidingLog`] | exact: never more in any window | 16 bytes for each instant | a whole limit at once | low limits that must hold: logins, payments |
+//! | [`SlidingWindowCounter`] | an estimate, exact for even traffic | 32 bytes | a whole limit at once | nearly everything: "100 a minute" as people mean it |
+//!
+//! (To each key, the store adds 8 bytes of fingerprint and the free space of a hash table.)
+//!
+//! What that means at a limit of 100 a minute, for a client that sends 100 requests at 11:00:58
+//! and 100 more at 11:01:01, three seconds later:
+//!
+//! | algorithm | of the first 100 | of the second 100 |
+//! |---|---|---|
+//! | fixed window | 100 | **100**: the boundary at 11:01:00 gave it a new window |
+//! | token bucket | 100 | 5: what three seconds refill |
+//! | sliding-window counter | 100 | 1: the last window still counts 59/60 of its 100 |
+//! | sliding log | 100 | 0 |
+//!
+//! Several limits hold at once in a set, all or nothing: [`All`]. A [`Policy`] is chosen at run
+//! time, from a text such as `"10/s; daily: fixed_window 5000/day"`. An algorithm of your own
+//! is one [`Algorithm`] away.
+//!
+//! # What can be asked
+//!
+//! | method | what it does |
+//! |---|---|
+//! | `check`, `check_n` | take 1 or `n` units, all or nothing |
+//! | `peek` | tell what `check` would say |
+//! | `take_up_to` | take as many as there are, up to `n` |
+//! | `debit` | charge what turned out to be the cost, into debt if need be |
+//! | `refund` | give back what was not used |
+//! | `reset` | forget all that was taken |
+//!
+//! # In a web server
+//!
+//! With the `axum` feature (or `tower` alone), `tower::RateLimitLayer` guards a service and
+//! answers 429 as the standards say.
+//!
+//! # Time
+//!
+//! A limiter reads its clock once for each decision: by default a [`MonotonicClock`], set by
+//! the wall clock when first used. Tests bring a [`ManualClock`]. A clock that goes backwards
+//! is taken to stand still: nothing is minted, whatever it does.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `memory` (default) | the store in process: `Limiter::new` |
+//! | `tower` | the middleware, for any `tower` HTTP service |
+//! | `axum` | the middleware finds the peer's address where axum leaves it |
+//! | `serde` | quotas and policies in configuration files |
+
+mod algorithm;
+mod boxed;
+mod clock;
+mod decision;
+mod error;
+mod limiter;
+mod math;
+mod operation;
+mod policy;
+mod quota;
+mod store;
+#[cfg(feature = "tower")]
+pub mod tower;
+
+pub use algorithm::{
+    Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
+    SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, TokenBucket,
+    Wait,
+};
+pub use boxed::BoxRateLimiter;
+#[cfg(feature = "memory")]
+pub use clock::MonotonicClock;
+pub use clock::{Clock, ManualClock, Tick};
+pub use decision::{Decision, Outcome};
+pub use error::Error;
+pub use limiter::{Describe, Limiter, RateLimiter};
+pub use operation::Operation;
+pub use policy::{Limit, LimitState, Name, Policy, PolicyState};
+pub use quota::Quota;
+pub use store::Store;
+#[cfg(feature = "memory")]
+pub use store::{Direct, Memory};

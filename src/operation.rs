@@ -1,0 +1,116 @@
+//! Everything a limiter can be asked, derived once for every algorithm.
+
+use crate::algorithm::{Algorithm, Wait};
+use crate::clock::Tick;
+use crate::decision::{Decision, Outcome};
+use std::time::Duration;
+
+/// What a limiter is asked to do for a key. Every method of every limiter is one of these.
+///
+/// ```
+/// use tollgate::{Algorithm, Operation, Quota, SlidingLog, Tick};
+///
+/// // No store and no clock: an algorithm, a state, and an instant.
+/// let log = SlidingLog::new(Quota::per_minute(2));
+/// let now = Tick::from_micros(1_800_000_000_000_000);
+/// let mut state = log.fresh(now);
+/// assert!(Operation::Check(2).apply(&log, &mut state, now).is_allowed());
+/// assert!(!Operation::Check(1).apply(&log, &mut state, now).is_allowed());
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Take so many units, all or none. 0 asks without taking.
+    Check(u64),
+    /// Tell what [`Check`](Self::Check) would say, and take nothing.
+    Peek(u64),
+    /// Take as many units as there are, up to so many. Refused only where there is not one.
+    TakeUpTo(u64),
+    /// Charge so many units whether they are there or not. What was not there is a debt, and
+    /// must be worked off before anything is allowed again.
+    Debit(u64),
+    /// Give back so many units, never more than were taken, and in an algorithm with windows
+    /// only into the present one.
+    Refund(u64),
+    /// Forget all that was taken.
+    Reset,
+}
+
+impl Operation {
+    /// Decides by `algorithm` for the key with this `state`, at `now`, and records in the
+    /// state what was taken.
+    ///
+    /// This is the one place where decisions are made. A refusal leaves the state as it was.
+    pub fn apply<A: Algorithm>(self, algorithm: &A, state: &mut A::State, now: Tick) -> Decision {
+        let now = now.min(Tick::MAX);
+        let (asked, outcome, granted) = match self {
+            Self::Check(n) => {
+                let outcome = verdict(algorithm, state, n, now);
+                let granted = if admits(outcome) { n } else { 0 };
+                (n, outcome, granted)
+            }
+            Self::Peek(n) => (n, verdict(algorithm, state, n, now), 0),
+            Self::TakeUpTo(n) => {
+                let available = n.min(algorithm.room(state, now));
+                let asked = if n == 0 { 0 } else { available.max(1) };
+                (asked, verdict(algorithm, state, asked, now), available)
+            }
+            Self::Debit(n) => (0, Outcome::Allowed, n),
+            Self::Refund(n) => {
+                algorithm.give_back(state, n, now);
+                (0, Outcome::Allowed, 0)
+            }
+            Self::Reset => {
+                *state = algorithm.fresh(now);
+                (0, Outcome::Allowed, 0)
+            }
+        };
+        if granted > 0 {
+            algorithm.take(state, granted, now);
+        }
+
+        let remaining = algorithm.room(state, now);
+        let wanted = if admits(outcome) { 0 } else { asked };
+        let binding = algorithm.binding(state, wanted, now);
+        Decision {
+            outcome,
+            granted,
+            limit: binding.capacity,
+            remaining,
+            reset_after_micros: algorithm.fresh_after(state, now),
+            next_after_micros: next_after(algorithm, state, remaining, now),
+            binding: binding.index,
+        }
+    }
+}
+
+fn admits(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Allowed | Outcome::Delayed(_))
+}
+
+fn verdict<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, now: Tick) -> Outcome {
+    let wait = if n == 0 { Wait::Ready } else { algorithm.wait(state, n, now) };
+    match wait {
+        Wait::Ready => match algorithm.delay(state, now) {
+            0 => Outcome::Allowed,
+            micros => Outcome::Delayed(Duration::from_micros(micros)),
+        },
+        Wait::After(micros) => Outcome::Denied(Duration::from_micros(micros)),
+        Wait::Never => Outcome::Never,
+    }
+}
+
+fn next_after<A: Algorithm>(
+    algorithm: &A,
+    state: &A::State,
+    remaining: u64,
+    now: Tick,
+) -> Option<u64> {
+    if remaining >= algorithm.capacity() {
+        return None;
+    }
+    match algorithm.wait(state, remaining + 1, now) {
+        Wait::After(micros) => Some(micros),
+        Wait::Ready | Wait::Never => None,
+    }
+}

@@ -1,0 +1,363 @@
+//! Limits chosen at run time.
+
+mod name;
+#[cfg(feature = "serde")]
+mod serde;
+mod text;
+
+pub use name::Name;
+
+use crate::algorithm::{
+    Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
+    SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, TokenBucket,
+    Wait,
+};
+use crate::clock::Tick;
+use crate::decision::Decision;
+use crate::error::{Error, Kind};
+
+/// One or several limits, chosen at run time: an algorithm that is read from a text.
+///
+/// # Text
+///
+/// ```text
+/// policy  = limit *( ";" limit )
+/// limit   = [ NAME ":" ] [ ALGORITHM ] COUNT "/" [ N ] UNIT [ OPTION ... ]
+/// ALGORITHM = token_bucket | leaky_bucket | fixed_window | sliding_log | sliding_window_counter
+///             (left out: sliding_window_counter)
+/// UNIT    = ms | s | sec | second(s) | m | min | minute(s) | h | hour(s) | d | day(s)
+/// OPTION  = burst COUNT (token_bucket) | capacity COUNT (leaky_bucket) | nodelay (leaky_bucket)
+/// ```
+///
+/// `100/minute`, `token_bucket 1/2s burst 3`,
+/// `burst: token_bucket 10/s burst 20; daily: fixed_window 5000/day`. Spaces do not matter.
+/// [`Display`](std::fmt::Display) writes a text that reads as the same policy.
+///
+/// A limit without a name is called by its text. Under the `serde` feature a policy is that
+/// text, or a table for each limit (`name`, `algorithm`, `quota`, `burst`, `capacity`,
+/// `nodelay`), or a list of either.
+///
+/// ```
+/// use tollgate::{Limiter, Policy};
+///
+/// let policy: Policy = "10/s; daily: fixed_window 5000/day".parse()?;
+/// let limiter = Limiter::new(policy);
+/// assert!(limiter.check_n("alice", 10).is_allowed());
+///
+/// let refused = limiter.check("alice");
+/// assert!(!refused.is_allowed());
+/// assert_eq!(limiter.algorithm().name(&refused).as_str(), "10/s");
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+///
+/// The same without a text:
+///
+/// ```
+/// use tollgate::{FixedWindow, Limit, Policy, Quota, TokenBucket};
+///
+/// let policy = Policy::all([
+///     Limit::from(TokenBucket::new(Quota::per_second(10)).burst(20)).named("burst")?,
+///     Limit::from(FixedWindow::new(Quota::per_day(5000))).named("daily")?,
+/// ])?;
+/// assert_eq!(policy.to_string(), "burst: token_bucket 10/s burst 20; daily: fixed_window 5000/d");
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Policy(Choice);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Choice {
+    One(Limit),
+    /// Two limits or more, of different names.
+    Set(All<Vec<Limit>>),
+}
+
+/// What a [`Policy`] keeps for a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PolicyState(ChoiceState);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum ChoiceState {
+    One(LimitState),
+    Set(Box<[LimitState]>),
+}
+
+impl Policy {
+    /// All of the `limits` at once, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no limit, or where two of them have the same name.
+    pub fn all(limits: impl IntoIterator<Item = Limit>) -> Result<Self, Error> {
+        let mut limits: Vec<Limit> = limits.into_iter().collect();
+        let mut names: Vec<Name> = limits.iter().map(Limit::label).collect();
+        names.sort_unstable();
+        if let Some(same) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Kind::SameName { name: same[0].to_string() }.into());
+        }
+        match limits.len() {
+            0 => Err(Kind::NoLimit.into()),
+            1 => Ok(Self(Choice::One(limits.remove(0)))),
+            _ => Ok(Self(Choice::Set(All(limits)))),
+        }
+    }
+
+    /// The limits, in order; at least one.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        match &self.0 {
+            Choice::One(limit) => std::slice::from_ref(limit),
+            Choice::Set(All(limits)) => limits,
+        }
+    }
+
+    /// What the limit is called that binds in a `decision` of this policy: its name, or its
+    /// text where it has none.
+    ///
+    /// # Panics
+    ///
+    /// Where the decision was made by another policy, with more limits.
+    #[must_use]
+    pub fn name(&self, decision: &Decision) -> Name {
+        self.limits()[decision.binding()].label()
+    }
+}
+
+impl<L: Into<Limit>> From<L> for Policy {
+    fn from(limit: L) -> Self {
+        Self(Choice::One(limit.into()))
+    }
+}
+
+/// Evaluates `$body` with the limit or the set of limits, and the state that belongs to it.
+macro_rules! choose {
+    ($policy:expr, $state:expr, |$algorithm:ident, $s:ident| $body:expr) => {
+        match (&$policy.0, $state) {
+            (Choice::One($algorithm), PolicyState(ChoiceState::One($s))) => $body,
+            (Choice::Set($algorithm), PolicyState(ChoiceState::Set($s))) => $body,
+            _ => panic!("a policy was given the state of another one"),
+        }
+    };
+}
+
+/// # Panics
+///
+/// Given a state that another policy made, of other algorithms or another number of limits.
+impl Algorithm for Policy {
+    type State = PolicyState;
+
+    fn fresh(&self, now: Tick) -> PolicyState {
+        PolicyState(match &self.0 {
+            Choice::One(limit) => ChoiceState::One(limit.fresh(now)),
+            Choice::Set(set) => ChoiceState::Set(set.fresh(now)),
+        })
+    }
+
+    fn capacity(&self) -> u64 {
+        match &self.0 {
+            Choice::One(limit) => limit.capacity(),
+            Choice::Set(set) => set.capacity(),
+        }
+    }
+
+    fn room(&self, state: &PolicyState, now: Tick) -> u64 {
+        choose!(self, state, |choice, s| choice.room(s, now))
+    }
+
+    fn wait(&self, state: &PolicyState, n: u64, now: Tick) -> Wait {
+        choose!(self, state, |choice, s| choice.wait(s, n, now))
+    }
+
+    fn take(&self, state: &mut PolicyState, n: u64, now: Tick) {
+        choose!(self, state, |choice, s| choice.take(s, n, now));
+    }
+
+    fn give_back(&self, state: &mut PolicyState, n: u64, now: Tick) {
+        choose!(self, state, |choice, s| choice.give_back(s, n, now));
+    }
+
+    fn fresh_after(&self, state: &PolicyState, now: Tick) -> u64 {
+        choose!(self, state, |choice, s| choice.fresh_after(s, now))
+    }
+
+    fn delay(&self, state: &PolicyState, now: Tick) -> u64 {
+        choose!(self, state, |choice, s| choice.delay(s, now))
+    }
+
+    fn binding(&self, state: &PolicyState, n: u64, now: Tick) -> Binding {
+        choose!(self, state, |choice, s| choice.binding(s, n, now))
+    }
+
+    fn limit_count(&self) -> usize {
+        self.limits().len()
+    }
+
+    /// Limits without a name are called by their text where there are several.
+    fn describe(&self) -> Vec<Description> {
+        match &self.0 {
+            Choice::One(limit) => limit.describe(),
+            Choice::Set(All(limits)) => limits
+                .iter()
+                .flat_map(|limit| {
+                    let name = limit.label();
+                    limit.describe().into_iter().map(move |description| Description {
+                        name: Some(name.clone()),
+                        ..description
+                    })
+                })
+                .collect(),
+        }
+    }
+}
+
+/// One of the five algorithms, chosen at run time, with or without a name.
+///
+/// ```
+/// use tollgate::{FixedWindow, Limit, Quota};
+///
+/// let limit = Limit::from(FixedWindow::new(Quota::per_day(5000))).named("daily")?;
+/// assert_eq!(limit.to_string(), "daily: fixed_window 5000/d");
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Limit {
+    name: Option<Name>,
+    algorithm: AnyAlgorithm,
+}
+
+impl Limit {
+    /// The same limit, called `name`.
+    ///
+    /// # Errors
+    ///
+    /// Where `name` cannot be a [`Name`].
+    pub fn named(self, name: &str) -> Result<Self, Error> {
+        Ok(Self { name: Some(Name::new(name)?), ..self })
+    }
+
+    /// The limit's name, where it was given one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_ref().map(Name::as_str)
+    }
+
+    /// The name, or the text in its place.
+    fn label(&self) -> Name {
+        self.name.clone().unwrap_or_else(|| Name::from_text_of(self))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum AnyAlgorithm {
+    TokenBucket(TokenBucket),
+    LeakyBucket(LeakyBucket),
+    FixedWindow(FixedWindow),
+    SlidingLog(SlidingLog),
+    SlidingWindowCounter(SlidingWindowCounter),
+}
+
+/// What a [`Limit`] keeps for a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LimitState(AnyState);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum AnyState {
+    TokenBucket(BucketState),
+    LeakyBucket(BucketState),
+    FixedWindow(FixedWindowState),
+    /// Boxed, so that the others do not grow to its size.
+    SlidingLog(Box<SlidingLogState>),
+    SlidingWindowCounter(SlidingWindowCounterState),
+}
+
+macro_rules! limit_from {
+    ($($algorithm:ident),*) => {$(
+        impl From<$algorithm> for Limit {
+            fn from(algorithm: $algorithm) -> Self {
+                Self { name: None, algorithm: AnyAlgorithm::$algorithm(algorithm) }
+            }
+        }
+    )*};
+}
+
+limit_from!(TokenBucket, LeakyBucket, FixedWindow, SlidingLog, SlidingWindowCounter);
+
+/// Evaluates `$body` with the algorithm of a limit, and with the state that belongs to it where
+/// one is given.
+macro_rules! each {
+    ($limit:expr, |$a:ident| $body:expr) => {
+        match &$limit.algorithm {
+            AnyAlgorithm::TokenBucket($a) => $body,
+            AnyAlgorithm::LeakyBucket($a) => $body,
+            AnyAlgorithm::FixedWindow($a) => $body,
+            AnyAlgorithm::SlidingLog($a) => $body,
+            AnyAlgorithm::SlidingWindowCounter($a) => $body,
+        }
+    };
+    ($limit:expr, $state:expr, |$a:ident, $s:ident| $body:expr) => {
+        match (&$limit.algorithm, $state) {
+            (AnyAlgorithm::TokenBucket($a), LimitState(AnyState::TokenBucket($s))) => $body,
+            (AnyAlgorithm::LeakyBucket($a), LimitState(AnyState::LeakyBucket($s))) => $body,
+            (AnyAlgorithm::FixedWindow($a), LimitState(AnyState::FixedWindow($s))) => $body,
+            (AnyAlgorithm::SlidingLog($a), LimitState(AnyState::SlidingLog($s))) => $body,
+            (
+                AnyAlgorithm::SlidingWindowCounter($a),
+                LimitState(AnyState::SlidingWindowCounter($s)),
+            ) => $body,
+            _ => panic!("a limit was given the state of another algorithm"),
+        }
+    };
+}
+
+/// # Panics
+///
+/// Given a state that a limit of another algorithm made.
+impl Algorithm for Limit {
+    type State = LimitState;
+
+    fn fresh(&self, now: Tick) -> LimitState {
+        LimitState(match &self.algorithm {
+            AnyAlgorithm::TokenBucket(a) => AnyState::TokenBucket(a.fresh(now)),
+            AnyAlgorithm::LeakyBucket(a) => AnyState::LeakyBucket(a.fresh(now)),
+            AnyAlgorithm::FixedWindow(a) => AnyState::FixedWindow(a.fresh(now)),
+            AnyAlgorithm::SlidingLog(a) => AnyState::SlidingLog(Box::new(a.fresh(now))),
+            AnyAlgorithm::SlidingWindowCounter(a) => AnyState::SlidingWindowCounter(a.fresh(now)),
+        })
+    }
+
+    fn capacity(&self) -> u64 {
+        each!(self, |a| Algorithm::capacity(a))
+    }
+
+    fn room(&self, state: &LimitState, now: Tick) -> u64 {
+        each!(self, state, |a, s| a.room(s, now))
+    }
+
+    fn wait(&self, state: &LimitState, n: u64, now: Tick) -> Wait {
+        each!(self, state, |a, s| a.wait(s, n, now))
+    }
+
+    fn take(&self, state: &mut LimitState, n: u64, now: Tick) {
+        each!(self, state, |a, s| a.take(s, n, now));
+    }
+
+    fn give_back(&self, state: &mut LimitState, n: u64, now: Tick) {
+        each!(self, state, |a, s| a.give_back(s, n, now));
+    }
+
+    fn fresh_after(&self, state: &LimitState, now: Tick) -> u64 {
+        each!(self, state, |a, s| a.fresh_after(s, now))
+    }
+
+    fn delay(&self, state: &LimitState, now: Tick) -> u64 {
+        each!(self, state, |a, s| a.delay(s, now))
+    }
+
+    fn describe(&self) -> Vec<Description> {
+        let mut limits = each!(self, |a| a.describe());
+        for limit in &mut limits {
+            limit.name.clone_from(&self.name);
+        }
+        limits
+    }
+}

@@ -1,0 +1,49 @@
+//! Where the states of keys live.
+
+#[cfg(feature = "memory")]
+mod direct;
+#[cfg(feature = "memory")]
+mod memory;
+
+#[cfg(feature = "memory")]
+pub use direct::Direct;
+#[cfg(feature = "memory")]
+pub use memory::Memory;
+
+use crate::algorithm::Algorithm;
+use crate::decision::Decision;
+use crate::operation::Operation;
+use std::future::Future;
+
+/// Keeps a state for each key of type `K`, and lets an algorithm decide on it, one call at a
+/// time for each key.
+///
+/// A store knows no algorithm and an algorithm knows no store: this one function is all that
+/// stands between them.
+pub trait Store<A: Algorithm, K: ?Sized>: Send + Sync {
+    /// Why a decision could not be made. A refusal is not an error.
+    type Error;
+
+    /// Does `operation` for `key`.
+    ///
+    /// # Errors
+    ///
+    /// Where the store cannot be asked, or does not answer.
+    fn decide(
+        &self,
+        algorithm: &A,
+        key: &K,
+        operation: Operation,
+    ) -> impl Future<Output = Result<Decision, Self::Error>> + Send;
+
+    /// Does `operation` for `key` if that needs no waiting, as in a store in process; `None`
+    /// where nothing was done and [`decide`](Self::decide) must be awaited.
+    fn decide_now(
+        &self,
+        _algorithm: &A,
+        _key: &K,
+        _operation: Operation,
+    ) -> Option<Result<Decision, Self::Error>> {
+        None
+    }
+}
