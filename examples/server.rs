@@ -1,1 +1,122 @@
+//! A guarded axum server.
+//!
+//! ```text
+//! cargo run --release --features axum --example server -- \
+//!     [--listen 127.0.0.1:3000] [--policy POLICY] [--key peer|global|path|header:NAME]
+//! ```
+//!
+//! | route | |
+//! |---|---|
+//! | `GET /` | says hello |
+//! | `GET /u/{id}` | says hello to one of many |
+//! | `POST /echo` | returns the body |
+//! | `GET /hits` | how often the handlers above ran; not limited |
+//!
+//! It speaks HTTP/1.1 and HTTP/2 (without TLS, by prior knowledge).
 
+use axum::body::Bytes;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Router, serve};
+use clap::Parser;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::net::TcpListener;
+use tollgate::tower::{KeyError, KeyExtractor, PeerIp, RateLimitLayer};
+use tollgate::{Limiter, Policy};
+
+/// A guarded server: every client gets what the policy allows, and 429 beyond that.
+#[derive(Parser)]
+struct Args {
+    /// The address to listen on; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000")]
+    listen: SocketAddr,
+
+    /// What each key may do, such as "100/minute" or "10/s; fixed_window 5000/day".
+    #[arg(long, default_value = "token_bucket 1/2s burst 3")]
+    policy: Policy,
+
+    /// Whose budget a request is charged to: peer, global, path or header:NAME.
+    #[arg(long, value_name = "KEY", default_value = "peer")]
+    key: KeyBy,
+}
+
+#[derive(Clone)]
+enum KeyBy {
+    Peer,
+    Global,
+    Path,
+    Header(HeaderName),
+}
+
+impl FromStr for KeyBy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("header:")) {
+            ("peer", _) => Ok(Self::Peer),
+            ("global", _) => Ok(Self::Global),
+            ("path", _) => Ok(Self::Path),
+            (_, Some(name)) => match name.parse() {
+                Ok(name) => Ok(Self::Header(name)),
+                Err(_) => Err(format!("{name:?} cannot be the name of a header")),
+            },
+            _ => Err("expected peer, global, path or header:NAME".to_owned()),
+        }
+    }
+}
+
+/// An enum, so that no path or header can pass for an address.
+#[derive(PartialEq, Eq, Hash)]
+enum Key {
+    Peer(IpAddr),
+    Global,
+    Path(String),
+    Header(HeaderValue),
+}
+
+impl<B> KeyExtractor<B> for KeyBy {
+    type Key = Key;
+
+    fn extract(&self, request: &Request<B>) -> Result<Key, KeyError> {
+        let peer = || PeerIp.extract(request).map(Key::Peer);
+        match self {
+            Self::Peer => peer(),
+            Self::Global => Ok(Key::Global),
+            Self::Path => Ok(Key::Path(request.uri().path().to_owned())),
+            // Who sends no such header shares the budget of its address.
+            Self::Header(name) => {
+                request.headers().get(name).cloned().map(Key::Header).map_or_else(peer, Ok)
+            }
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let args = Args::parse();
+    let hits = Arc::new(AtomicU64::new(0));
+
+    let guarded = Router::new()
+        .route("/", get(async || "hello\n"))
+        .route("/u/{id}", get(async |Path(id): Path<String>| format!("hello {id}\n")))
+        .route("/echo", post(async |body: Bytes| body))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&hits), count))
+        .layer(RateLimitLayer::new(Limiter::new(args.policy)).key(args.key));
+    let app = guarded.route("/hits", get(async move || hits.load(Ordering::Relaxed).to_string()));
+
+    let listener = TcpListener::bind(args.listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+}
+
+/// Inside of the limiter: counts what it lets through.
+async fn count(State(hits): State<Arc<AtomicU64>>, request: Request, next: Next) -> Response {
+    hits.fetch_add(1, Ordering::Relaxed);
+    next.run(request).await
+}

@@ -76,12 +76,8 @@ impl<K: ?Sized> Describe for BoxRateLimiter<K> {
 impl<K: Sync + ?Sized> RateLimiter<K> for BoxRateLimiter<K> {
     type Error = BoxError;
 
-    fn decide(
-        &self,
-        key: &K,
-        operation: Operation,
-    ) -> impl Future<Output = Result<Decision, BoxError>> + Send {
-        async move { self.0.decide(key, operation).await }
+    async fn decide(&self, key: &K, operation: Operation) -> Result<Decision, BoxError> {
+        self.0.decide(key, operation).await
     }
 
     fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, BoxError>> {

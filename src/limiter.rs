@@ -5,6 +5,7 @@ use crate::decision::Decision;
 use crate::operation::Operation;
 use crate::store::Store;
 use std::future::Future;
+use std::sync::Arc;
 
 /// Decides for keys of type `K`: what generic code and the [`tower`](crate::tower) layer use.
 ///
@@ -166,6 +167,28 @@ where
 
     fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, Self::Error>> {
         self.store.decide_now(&self.algorithm, key, operation)
+    }
+}
+
+impl<L: Describe> Describe for Arc<L> {
+    fn describe(&self) -> Vec<Description> {
+        (**self).describe()
+    }
+}
+
+impl<L: RateLimiter<K>, K: ?Sized> RateLimiter<K> for Arc<L> {
+    type Error = L::Error;
+
+    fn decide(
+        &self,
+        key: &K,
+        operation: Operation,
+    ) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
+        (**self).decide(key, operation)
+    }
+
+    fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, Self::Error>> {
+        (**self).decide_now(key, operation)
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) const fn mul_div_ceil(a: u64, b: u64, m: u64) -> u64 {
 }
 
 #[cold]
+#[allow(clippy::cast_possible_truncation, reason = "compared first")]
 const fn saturate(wide: u128) -> u64 {
     if wide > u64::MAX as u128 { u64::MAX } else { wide as u64 }
 }

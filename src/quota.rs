@@ -100,10 +100,10 @@ impl Quota {
     /// Where `count` is 0 or more than [`Quota::MAX_COUNT`], or where `period` is 0, longer
     /// than [`Quota::MAX_PERIOD`], or not a whole number of milliseconds.
     pub fn new(count: u64, period: Duration) -> Result<Self, Error> {
-        if count < 1 || count > Self::MAX_COUNT {
+        if !(1..=Self::MAX_COUNT).contains(&count) {
             return Err(Kind::Count { what: "a quota's count", count }.into());
         }
-        let whole_millis = period.subsec_nanos() % 1_000_000 == 0;
+        let whole_millis = period.subsec_nanos().is_multiple_of(1_000_000);
         if period.is_zero() || period > Self::MAX_PERIOD || !whole_millis {
             return Err(Kind::Period { period }.into());
         }
