@@ -12,6 +12,7 @@ struct Cooldown {
 
 /// When the next unit may be taken, and when this was written: an earlier instant, from a clock
 /// that went backwards, reads as that one.
+#[derive(Default)]
 struct Rest {
     until: Tick,
     since: Tick,
@@ -32,8 +33,8 @@ impl Cooldown {
 impl Algorithm for Cooldown {
     type State = Rest;
 
-    fn fresh(&self, now: Tick) -> Rest {
-        Rest { until: now, since: now }
+    fn fresh(&self) -> Rest {
+        Rest::default()
     }
 
     fn capacity(&self) -> u64 {

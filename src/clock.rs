@@ -19,11 +19,11 @@ use std::time::Duration;
 pub struct Tick(u64);
 
 impl Tick {
-    /// The last instant that limits tell apart: 2^52 microseconds, in September 2112.
+    /// The last instant that limits tell apart: 7 x 10^15 microseconds, in the year 2191.
     ///
-    /// A clock that reads later is taken to stand still there. It leaves room for a century of
-    /// waiting below 2^53, the end of the whole numbers that Lua can count.
-    pub const MAX: Self = Self(1 << 52);
+    /// A clock that reads later is taken to stand still there. The longest wait from there ends
+    /// below 2^53, the end of the whole numbers that a double can count.
+    pub const MAX: Self = Self(7_000_000_000_000_000);
 
     /// The instant that many microseconds after the Unix epoch, at most [`Tick::MAX`].
     #[must_use]

@@ -45,7 +45,7 @@ pub(crate) enum Kind {
     Period { period: Duration },
 
     #[error(
-        "{what} of {count} at {quota} takes more than a century to refill: lower it, or raise the quota"
+        "{what} of {count} at {quota} takes more than fifty years to refill: lower it, or raise the quota"
     )]
     Refill { what: &'static str, count: u64, quota: Quota },
 

@@ -289,7 +289,7 @@ mod in_process {
         /// afterwards. What was not there is a debt, worked off before anything is allowed
         /// again.
         ///
-        /// A bucket's debt is at most what it works off in a century; other algorithms count
+        /// A bucket's debt is at most what it works off in fifty years; other algorithms count
         /// up to 2^53 - 1 units.
         ///
         /// ```

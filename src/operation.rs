@@ -13,7 +13,7 @@ use std::time::Duration;
 /// // No store and no clock: an algorithm, a state, and an instant.
 /// let log = SlidingLog::new(Quota::per_minute(2));
 /// let now = Tick::from_micros(1_800_000_000_000_000);
-/// let mut state = log.fresh(now);
+/// let mut state = log.fresh();
 /// assert!(Operation::Check(2).apply(&log, &mut state, now).is_allowed());
 /// assert!(!Operation::Check(1).apply(&log, &mut state, now).is_allowed());
 /// ```
@@ -61,7 +61,7 @@ impl Operation {
                 (0, Outcome::Allowed, 0)
             }
             Self::Reset => {
-                *state = algorithm.fresh(now);
+                *state = algorithm.fresh();
                 (0, Outcome::Allowed, 0)
             }
         };

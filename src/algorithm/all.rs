@@ -54,8 +54,8 @@ impl Candidate {
 impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
     type State = (A::State, B::State);
 
-    fn fresh(&self, now: Tick) -> Self::State {
-        (self.0.0.fresh(now), self.0.1.fresh(now))
+    fn fresh(&self) -> Self::State {
+        (self.0.0.fresh(), self.0.1.fresh())
     }
 
     fn capacity(&self) -> u64 {
@@ -112,8 +112,8 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
 impl<A: Algorithm> Algorithm for All<Vec<A>> {
     type State = Box<[A::State]>;
 
-    fn fresh(&self, now: Tick) -> Self::State {
-        self.0.iter().map(|limit| limit.fresh(now)).collect()
+    fn fresh(&self) -> Self::State {
+        self.0.iter().map(A::fresh).collect()
     }
 
     fn capacity(&self) -> u64 {

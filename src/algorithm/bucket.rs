@@ -25,6 +25,11 @@ pub struct BucketState {
     last: Tick,
 }
 
+impl BucketState {
+    pub(super) const FRESH: Self =
+        Self { used: 0, since: Tick::from_micros(0), last: Tick::from_micros(0) };
+}
+
 /// A level falling by `units` every `ticks`, in lowest terms.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Bucket {
@@ -32,25 +37,25 @@ pub(super) struct Bucket {
     units: u64,
     ticks: u64,
     capacity: u64,
-    /// The level that takes a century to fall, and the highest that a debt can bring about.
+    /// The level that takes fifty years to fall, and the highest that a debt can bring about.
     max_used: u64,
 }
 
-/// A hundred years of 365 days, in ticks.
-const CENTURY: u64 = 100 * 365 * 86_400 * 1_000_000;
+/// Fifty years of 365 days, in ticks.
+const FIFTY_YEARS: u64 = 50 * 365 * 86_400 * 1_000_000;
 
 impl Bucket {
     pub(super) const fn new(quota: Quota) -> Self {
         let divisor = gcd(quota.count(), quota.period_micros());
         let units = quota.count() / divisor;
         let ticks = quota.period_micros() / divisor;
-        let per_century = mul_div_floor(CENTURY, units, ticks);
+        let in_fifty_years = mul_div_floor(FIFTY_YEARS, units, ticks);
         Self {
             quota,
             units,
             ticks,
             capacity: quota.count(),
-            max_used: if per_century < MAX_UNITS { per_century } else { MAX_UNITS },
+            max_used: if in_fifty_years < MAX_UNITS { in_fifty_years } else { MAX_UNITS },
         }
     }
 
@@ -85,10 +90,6 @@ impl Bucket {
         let units = u128::from(self.units);
         let exact = wide.is_multiple_of(units).then_some(wide / units)?;
         Some(Duration::from_micros(u64::try_from(exact).ok()?))
-    }
-
-    pub(super) const fn fresh(now: Tick) -> BucketState {
-        BucketState { used: 0, since: now, last: now }
     }
 
     /// Whole units regained from `since` until `now`.
@@ -129,16 +130,18 @@ impl Bucket {
     }
 
     pub(super) fn give_back(&self, state: &mut BucketState, n: u64, now: Tick) {
-        *state = self.at(state, now);
         state.used = state.used.saturating_sub(n);
         *state = self.at(state, now);
+        if state.used == 0 {
+            *state = BucketState::FRESH;
+        }
     }
 
     /// The same level, told from as late an instant as whole numbers allow.
     fn at(&self, state: &BucketState, now: Tick) -> BucketState {
         let now = now.max(state.last);
         if self.regained(state, now) >= state.used {
-            return Self::fresh(now);
+            return BucketState { used: 0, since: now, last: now };
         }
         let spans = now.micros_since(state.since) / self.ticks;
         BucketState {

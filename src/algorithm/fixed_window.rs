@@ -24,7 +24,7 @@ pub struct FixedWindow(Quota);
 
 /// What a [`FixedWindow`] keeps for a key: the units of a window, and when the last of them
 /// were counted. The window is the one around that instant.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FixedWindowState {
     count: u64,
     last: Tick,
@@ -60,8 +60,8 @@ impl FixedWindow {
 impl Algorithm for FixedWindow {
     type State = FixedWindowState;
 
-    fn fresh(&self, now: Tick) -> FixedWindowState {
-        FixedWindowState { count: 0, last: now }
+    fn fresh(&self) -> FixedWindowState {
+        FixedWindowState::default()
     }
 
     fn capacity(&self) -> u64 {
@@ -88,8 +88,10 @@ impl Algorithm for FixedWindow {
     }
 
     fn give_back(&self, state: &mut FixedWindowState, n: u64, now: Tick) {
-        let count = self.count(state, now).saturating_sub(n);
-        *state = FixedWindowState { count, last: now.max(state.last) };
+        *state = match self.count(state, now).saturating_sub(n) {
+            0 => self.fresh(),
+            count => FixedWindowState { count, last: now.max(state.last) },
+        };
     }
 
     fn fresh_after(&self, state: &FixedWindowState, now: Tick) -> u64 {

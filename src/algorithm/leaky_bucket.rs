@@ -51,7 +51,7 @@ impl LeakyBucket {
     pub const fn capacity(self, units: u64) -> Self {
         match self.bucket.with_capacity(units) {
             Some(bucket) => Self { bucket, ..self },
-            None => panic!("a capacity must be 1 to 10000000000000, and leak within a century"),
+            None => panic!("a capacity must be 1 to 10000000000000, and leak within fifty years"),
         }
     }
 
@@ -60,7 +60,7 @@ impl LeakyBucket {
     /// # Errors
     ///
     /// Where `units` is 0, more than [`Quota::MAX_COUNT`], or so many that the bucket would
-    /// take more than a century to leak out.
+    /// take more than fifty years to leak out.
     pub fn try_capacity(self, units: u64) -> Result<Self, Error> {
         Ok(Self { bucket: self.bucket.try_with_capacity("a capacity", units)?, ..self })
     }
@@ -87,8 +87,8 @@ impl LeakyBucket {
 impl Algorithm for LeakyBucket {
     type State = BucketState;
 
-    fn fresh(&self, now: Tick) -> BucketState {
-        Bucket::fresh(now)
+    fn fresh(&self) -> BucketState {
+        BucketState::FRESH
     }
 
     fn capacity(&self) -> u64 {

@@ -33,13 +33,13 @@ use std::time::Duration;
 /// - A wait is exact: what had to wait is ready when it has passed, and not a tick before.
 /// - Rounding is towards refusing: rooms down, waits up.
 /// - Time that goes backwards stands still: a state that was written at an instant reads, at
-///   any earlier one, as it does at that instant.
+///   any earlier one, as it does at that instant. Only a fresh state has no instant.
 pub trait Algorithm: Send + Sync {
     /// What is kept for each key.
     type State: Send;
 
-    /// The state of a key that was never seen before.
-    fn fresh(&self, now: Tick) -> Self::State;
+    /// The state of a key that was never seen before. It says nothing, not even a time.
+    fn fresh(&self) -> Self::State;
 
     /// The most units that can ever be taken at once; at least 1.
     fn capacity(&self) -> u64;

@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 pub struct SlidingLog(Quota);
 
 /// What a [`SlidingLog`] keeps for a key: the instants at which units were taken, and how many.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SlidingLogState {
     entries: VecDeque<Entry>,
     /// The [`Entry::total`] before the first entry.
@@ -102,8 +102,8 @@ impl SlidingLogState {
 impl Algorithm for SlidingLog {
     type State = SlidingLogState;
 
-    fn fresh(&self, now: Tick) -> SlidingLogState {
-        SlidingLogState { entries: VecDeque::new(), dropped: 0, last: now }
+    fn fresh(&self) -> SlidingLogState {
+        SlidingLogState::default()
     }
 
     fn capacity(&self) -> u64 {
@@ -152,6 +152,9 @@ impl Algorithm for SlidingLog {
             } else {
                 state.entries.pop_back();
             }
+        }
+        if state.entries.is_empty() {
+            *state = self.fresh();
         }
     }
 

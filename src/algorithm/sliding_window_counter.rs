@@ -35,7 +35,7 @@ pub struct SlidingWindowCounter(Quota);
 ///
 /// The window's length is not in it: under another quota each count is taken to be as late as
 /// it can have been, which never lets through more than that quota would have.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SlidingWindowCounterState {
     previous: u64,
     current: u64,
@@ -101,9 +101,8 @@ impl SlidingWindowCounter {
 impl Algorithm for SlidingWindowCounter {
     type State = SlidingWindowCounterState;
 
-    fn fresh(&self, now: Tick) -> SlidingWindowCounterState {
-        let start = now.window_start(self.0.period_micros());
-        SlidingWindowCounterState { previous: 0, current: 0, start, last: now }
+    fn fresh(&self) -> SlidingWindowCounterState {
+        SlidingWindowCounterState::default()
     }
 
     fn capacity(&self) -> u64 {
@@ -141,6 +140,9 @@ impl Algorithm for SlidingWindowCounter {
     fn give_back(&self, state: &mut SlidingWindowCounterState, n: u64, now: Tick) {
         *state = self.at(state, now);
         state.current = state.current.saturating_sub(n);
+        if (state.previous, state.current) == (0, 0) {
+            *state = self.fresh();
+        }
     }
 
     fn fresh_after(&self, state: &SlidingWindowCounterState, now: Tick) -> u64 {

@@ -38,7 +38,7 @@ impl TokenBucket {
     pub const fn burst(self, tokens: u64) -> Self {
         match self.0.with_capacity(tokens) {
             Some(bucket) => Self(bucket),
-            None => panic!("a burst must be 1 to 10000000000000, and refill within a century"),
+            None => panic!("a burst must be 1 to 10000000000000, and refill within fifty years"),
         }
     }
 
@@ -47,7 +47,7 @@ impl TokenBucket {
     /// # Errors
     ///
     /// Where `tokens` is 0, more than [`Quota::MAX_COUNT`], or so many that the bucket would
-    /// take more than a century to refill.
+    /// take more than fifty years to refill.
     pub fn try_burst(self, tokens: u64) -> Result<Self, Error> {
         Ok(Self(self.0.try_with_capacity("a burst", tokens)?))
     }
@@ -62,8 +62,8 @@ impl TokenBucket {
 impl Algorithm for TokenBucket {
     type State = BucketState;
 
-    fn fresh(&self, now: Tick) -> BucketState {
-        Bucket::fresh(now)
+    fn fresh(&self) -> BucketState {
+        BucketState::FRESH
     }
 
     fn capacity(&self) -> u64 {

@@ -146,10 +146,10 @@ macro_rules! choose {
 impl Algorithm for Policy {
     type State = PolicyState;
 
-    fn fresh(&self, now: Tick) -> PolicyState {
+    fn fresh(&self) -> PolicyState {
         PolicyState(match &self.0 {
-            Choice::One(limit) => ChoiceState::One(limit.fresh(now)),
-            Choice::Set(set) => ChoiceState::Set(set.fresh(now)),
+            Choice::One(limit) => ChoiceState::One(limit.fresh()),
+            Choice::Set(set) => ChoiceState::Set(set.fresh()),
         })
     }
 
@@ -315,13 +315,13 @@ macro_rules! each {
 impl Algorithm for Limit {
     type State = LimitState;
 
-    fn fresh(&self, now: Tick) -> LimitState {
+    fn fresh(&self) -> LimitState {
         LimitState(match &self.algorithm {
-            AnyAlgorithm::TokenBucket(a) => AnyState::TokenBucket(a.fresh(now)),
-            AnyAlgorithm::LeakyBucket(a) => AnyState::LeakyBucket(a.fresh(now)),
-            AnyAlgorithm::FixedWindow(a) => AnyState::FixedWindow(a.fresh(now)),
-            AnyAlgorithm::SlidingLog(a) => AnyState::SlidingLog(Box::new(a.fresh(now))),
-            AnyAlgorithm::SlidingWindowCounter(a) => AnyState::SlidingWindowCounter(a.fresh(now)),
+            AnyAlgorithm::TokenBucket(a) => AnyState::TokenBucket(a.fresh()),
+            AnyAlgorithm::LeakyBucket(a) => AnyState::LeakyBucket(a.fresh()),
+            AnyAlgorithm::FixedWindow(a) => AnyState::FixedWindow(a.fresh()),
+            AnyAlgorithm::SlidingLog(a) => AnyState::SlidingLog(Box::new(a.fresh())),
+            AnyAlgorithm::SlidingWindowCounter(a) => AnyState::SlidingWindowCounter(a.fresh()),
         })
     }
 

@@ -16,7 +16,7 @@ pub struct Direct<T, C = MonotonicClock> {
 
 impl<T, C: Clock> Direct<T, C> {
     pub(crate) fn new<A: Algorithm<State = T>>(algorithm: &A, clock: C) -> Self {
-        Self { state: Mutex::new(algorithm.fresh(clock.now())), clock }
+        Self { state: Mutex::new(algorithm.fresh()), clock }
     }
 
     pub(crate) fn apply<A: Algorithm<State = T>>(

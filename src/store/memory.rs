@@ -58,7 +58,7 @@ impl<T, C: Clock> Memory<T, C> {
         if let Some(entry) = shard.find_mut(fingerprint, |e| e.fingerprint == fingerprint) {
             return operation.apply(algorithm, &mut entry.state, now);
         }
-        let mut state = algorithm.fresh(now);
+        let mut state = algorithm.fresh();
         let decision = operation.apply(algorithm, &mut state, now);
         if algorithm.fresh_after(&state, now) > 0 {
             if shard.len() == shard.capacity() {

@@ -1,0 +1,165 @@
+//! What the test suites share: a limiter under a clock that is set by hand.
+
+#![allow(dead_code, reason = "each suite uses a part of it")]
+
+pub mod model;
+
+use proptest::prelude::*;
+use tollgate::{Decision, Limiter, ManualClock, Memory, Operation, Policy, PolicyState, Tick};
+
+/// A round instant: the start of a minute, an hour and a day, 2027-01-16T00:00:00Z.
+pub const MIDNIGHT: u64 = 1_800_057_600_000_000;
+pub const SECOND: u64 = 1_000_000;
+pub const MINUTE: u64 = 60 * SECOND;
+pub const HOUR: u64 = 60 * MINUTE;
+pub const DAY: u64 = 24 * HOUR;
+
+/// A limiter that is asked at given instants: one for each store.
+pub trait Subject {
+    fn decide(&mut self, micros: u64, key: &str, operation: Operation) -> Decision;
+
+    fn check(&mut self, micros: u64, key: &str, n: u64) -> Decision {
+        self.decide(micros, key, Operation::Check(n))
+    }
+}
+
+/// The store in process.
+pub struct InProcess {
+    clock: ManualClock,
+    limiter: Limiter<Policy, Memory<PolicyState, ManualClock>>,
+}
+
+impl InProcess {
+    pub fn new(policy: &str) -> Self {
+        Self::with_policy(policy.parse().unwrap_or_else(|error| panic!("{policy:?}: {error}")))
+    }
+
+    pub fn with_policy(policy: Policy) -> Self {
+        let clock = ManualClock::new(Tick::from_micros(0));
+        Self { limiter: Limiter::with_clock(policy, clock.clone()), clock }
+    }
+
+    pub fn keys(&self) -> usize {
+        self.limiter.len()
+    }
+}
+
+impl Subject for InProcess {
+    fn decide(&mut self, micros: u64, key: &str, operation: Operation) -> Decision {
+        self.clock.set(Tick::from_micros(micros));
+        self.limiter.decide(key, operation)
+    }
+}
+
+/// A limit of each of the algorithms, `count` per `period`.
+pub fn each_algorithm(quota: &str) -> [String; 6] {
+    [
+        format!("token_bucket {quota}"),
+        format!("leaky_bucket {quota}"),
+        format!("leaky_bucket {quota} nodelay"),
+        format!("fixed_window {quota}"),
+        format!("sliding_log {quota}"),
+        format!("sliding_window_counter {quota}"),
+    ]
+}
+
+/// Small and odd, everyday, and huge numbers.
+fn count() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => 1_u64..20,
+        2 => 1_u64..1_000,
+        1 => prop::sample::select(vec![999_983, 1_000_001, 999_999_937, 10_000_000_000_000]),
+    ]
+}
+
+fn period() -> impl Strategy<Value = String> {
+    (1_u64..10, prop::sample::select(vec!["ms", "s", "min", "h", "d"]))
+        .prop_map(|(n, unit)| format!("{n}{unit}"))
+}
+
+fn limit() -> impl Strategy<Value = String> {
+    let quota = (count(), period()).prop_map(|(count, period)| format!("{count}/{period}"));
+    (quota, prop_oneof![1_u64..30, 1_u64..1_000], 0..8).prop_map(|(quota, capacity, kind)| {
+        match kind {
+            0 => format!("token_bucket {quota}"),
+            1 => format!("token_bucket {quota} burst {capacity}"),
+            2 => format!("leaky_bucket {quota}"),
+            3 => format!("leaky_bucket {quota} capacity {capacity}"),
+            4 => format!("leaky_bucket {quota} capacity {capacity} nodelay"),
+            5 => format!("fixed_window {quota}"),
+            6 => format!("sliding_log {quota}"),
+            _ => quota,
+        }
+    })
+}
+
+/// Any policy: most often one limit, else a set of two or three.
+pub fn policy() -> impl Strategy<Value = Policy> {
+    let names = ["a", "b", "c"];
+    prop_oneof![
+        3 => limit(),
+        1 => prop::collection::vec(limit(), 2..=3).prop_map(move |limits| {
+            let named = names.iter().zip(limits).map(|(name, limit)| format!("{name}: {limit}"));
+            named.collect::<Vec<_>>().join("; ")
+        }),
+    ]
+    .prop_map(|text| text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}")))
+}
+
+fn units() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        1 => Just(0_u64),
+        6 => 1_u64..4,
+        4 => 1_u64..40,
+        1 => 1_u64..2_000,
+        1 => prop::sample::select(vec![5_124_097, 999_999_999_999, u64::MAX]),
+    ]
+}
+
+pub fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        8 => units().prop_map(Operation::Check),
+        1 => units().prop_map(Operation::Peek),
+        3 => units().prop_map(Operation::TakeUpTo),
+        1 => units().prop_map(Operation::Debit),
+        2 => units().prop_map(Operation::Refund),
+        1 => Just(Operation::Reset),
+    ]
+}
+
+/// Microseconds that pass between two operations: none, some odd number, or a round one.
+pub fn pause() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => Just(0_u64),
+        3 => 1_u64..1_000,
+        3 => 1_u64..SECOND,
+        2 => 1_u64..10 * SECOND,
+        2 => (1_u64..100).prop_map(|n| n * SECOND),
+        1 => 1_u64..3 * HOUR,
+        1 => 1_u64..30 * DAY,
+    ]
+}
+
+/// Operations, each at its instant; never back in time.
+pub fn forward_trace(length: usize) -> impl Strategy<Value = Vec<(u64, Operation)>> {
+    prop::collection::vec((pause(), operation()), 1..length).prop_map(|steps| {
+        let mut now = MIDNIGHT;
+        let at = steps.into_iter().map(|(pause, operation)| {
+            now += pause;
+            (now, operation)
+        });
+        at.collect()
+    })
+}
+
+/// Operations, each at its instant, with jumps back in time.
+pub fn jumping_trace(length: usize) -> impl Strategy<Value = Vec<(u64, Operation)>> {
+    prop::collection::vec((pause(), 0..5, operation()), 1..length).prop_map(|steps| {
+        let mut now = MIDNIGHT;
+        let at = steps.into_iter().map(|(pause, direction, operation)| {
+            now = if direction == 0 { now - pause } else { now + pause };
+            (now, operation)
+        });
+        at.collect()
+    })
+}

@@ -1,0 +1,55 @@
+//! Every algorithm against a model of it that is too plain to be wrong, field by field.
+
+mod common;
+
+use common::model::{Answer, Model, Verdict};
+use common::{InProcess, Subject, jumping_trace, policy};
+use proptest::prelude::*;
+use tollgate::{Decision, Operation, Outcome};
+
+fn answer(decision: &Decision) -> Answer {
+    let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap();
+    Answer {
+        verdict: match decision.outcome() {
+            Outcome::Allowed => Verdict::Allowed,
+            Outcome::Delayed(delay) => Verdict::Delayed(micros(delay)),
+            Outcome::Denied(wait) => Verdict::Denied(micros(wait)),
+            Outcome::Never => Verdict::Never,
+            other => panic!("{other:?}"),
+        },
+        granted: decision.granted(),
+        limit: decision.limit(),
+        remaining: decision.remaining(),
+        reset_after: micros(decision.reset_after()),
+        next_after: decision.next_after().map(micros),
+    }
+}
+
+/// Debts of more than a bucket works off in fifty years are told elsewhere.
+fn payable(operation: Operation) -> Operation {
+    match operation {
+        Operation::Debit(n) => Operation::Debit(n.min(2_000)),
+        other => other,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn each_algorithm_decides_as_its_model(
+        policy in policy().prop_filter("one limit", |policy| policy.limits().len() == 1),
+        trace in jumping_trace(60),
+    ) {
+        let mut model = Model::new(&policy.limits()[0]);
+        let mut subject = InProcess::with_policy(policy.clone());
+        for (step, &(now, operation)) in trace.iter().enumerate() {
+            let operation = payable(operation);
+            let ours = answer(&subject.decide(now, "k", operation));
+            prop_assert_eq!(
+                ours, model.apply(operation, now),
+                "{} at step {}: {:?} at {}", policy, step, operation, now
+            );
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Tables of instants: what each algorithm must say, when, whatever store it runs on.
+
+mod common;
+
+use common::{DAY, HOUR, InProcess, MIDNIGHT, MINUTE, SECOND, Subject, each_algorithm};
+use std::time::Duration;
+use tollgate::{Decision, Operation, Outcome, Policy};
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros().try_into().unwrap()
+}
+
+/// How many of `n` single units are admitted at one instant.
+fn admitted(subject: &mut impl Subject, now: u64, n: u64) -> u64 {
+    (0..n).filter(|_| subject.check(now, "k", 1).is_allowed()).count() as u64
+}
+
+/// 11:00:00 on some day.
+const ELEVEN: u64 = MIDNIGHT + 11 * HOUR;
+
+#[test]
+fn refusals_are_free() {
+    for policy in each_algorithm("10/min") {
+        let mut subject = InProcess::new(&policy);
+        let table = [(8, true, 2), (5, false, 2), (1, true, 1)];
+        for (cost, allowed, remaining) in table {
+            let decision = subject.check(MIDNIGHT, "k", cost);
+            assert_eq!(
+                (decision.is_allowed(), decision.remaining()),
+                (allowed, remaining),
+                "{policy}: {cost}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_a_minute_is_one() {
+    for policy in each_algorithm("1/60s") {
+        let mut subject = InProcess::new(&policy);
+        let allowed =
+            (0..1_000).filter(|micros| subject.check(MIDNIGHT + micros, "k", 1).is_allowed());
+        assert_eq!(allowed.count(), 1, "{policy}");
+    }
+}
+
+/// The wait for this many units, in ticks, lies beyond 64 bits.
+#[test]
+fn a_cost_above_the_capacity_is_never_allowed_and_takes_nothing() {
+    let mut subject = InProcess::new("token_bucket 1/h burst 2");
+    for cost in [5_124_097, 3, u64::MAX] {
+        let decision = subject.check(MIDNIGHT, "k", cost);
+        assert_eq!(decision.outcome(), Outcome::Never);
+        assert_eq!(decision.remaining(), 2);
+        assert_eq!(decision.retry_after(), None);
+    }
+    assert_eq!(subject.keys(), 0, "a refusal keeps nothing");
+    assert_eq!(subject.check(MIDNIGHT, "k", 2).remaining(), 0);
+}
+
+/// Asks for all there is, at the first instant at which there is any, or every `step` ticks
+/// where that is longer.
+fn drain(quota: &str, step: u64, span: u64) -> u64 {
+    let mut subject = InProcess::new(&format!("token_bucket {quota}"));
+    let (mut now, mut granted) = (MIDNIGHT, 0);
+    while now <= MIDNIGHT + span {
+        let decision = subject.decide(now, "k", Operation::TakeUpTo(u64::MAX));
+        granted += decision.granted();
+        now += micros(decision.next_after().unwrap()).max(step);
+    }
+    let last = subject.decide(MIDNIGHT + span, "k", Operation::TakeUpTo(u64::MAX));
+    granted + last.granted()
+}
+
+#[test]
+fn rates_are_exact() {
+    for n in [1, 3, 7, 999_983, 1_000_001, 7_000_000, 300_000_000, 999_999_937] {
+        // Steps of primes, so that polls fall between all units.
+        for step in [997, 10_007, 333_323] {
+            assert_eq!(drain(&format!("{n}/s"), step, 100 * SECOND), n * 100 + n, "{n}/s, {step}");
+        }
+    }
+    for step in [86_413, 1_000_003, 7_919_000_001] {
+        assert_eq!(drain("999983/d", step, 30 * DAY), 999_983 * 31, "{step}");
+    }
+}
+
+/// At every single tick for the rates that are near one unit a tick.
+#[test]
+fn rates_are_exact_when_polled_at_every_tick() {
+    for n in [999_983, 1_000_001, 7_000_000, 999_999_937] {
+        assert_eq!(drain(&format!("{n}/s"), 1, 3 * SECOND), n * 3 + n, "{n}/s");
+    }
+}
+
+/// A unit of every 3 ticks and a bit, and polls that see each but one of them.
+#[test]
+fn polling_without_taking_loses_nothing() {
+    for step in [1, 2, 3, 5, 7, 11] {
+        let mut subject = InProcess::new("token_bucket 299993/s burst 10");
+        assert_eq!(admitted(&mut subject, MIDNIGHT, 11), 10);
+        let mut now = MIDNIGHT;
+        while now + step < MIDNIGHT + 33 {
+            now += step;
+            assert!(!subject.check(now, "k", 10).is_allowed());
+        }
+        // 10 units take 33,334.1 ns each.
+        assert!(!subject.check(MIDNIGHT + 33, "k", 10).is_allowed());
+        assert!(subject.check(MIDNIGHT + 34, "k", 10).is_allowed());
+    }
+}
+
+#[test]
+fn what_a_boundary_lets_through() {
+    let table = [
+        ("fixed_window 100/min", 100),
+        ("token_bucket 100/min", 5),
+        ("sliding_window_counter 100/min", 1),
+        ("sliding_log 100/min", 0),
+    ];
+    for (policy, second) in table {
+        let mut subject = InProcess::new(policy);
+        assert_eq!(admitted(&mut subject, ELEVEN + 58 * SECOND, 100), 100, "{policy}");
+        assert_eq!(admitted(&mut subject, ELEVEN + 61 * SECOND, 100), second, "{policy}");
+    }
+}
+
+#[test]
+fn the_sliding_window_counter_weights_the_previous_window() {
+    let mut subject = InProcess::new("200/min");
+    assert!(subject.check(ELEVEN + 10 * SECOND, "k", 150).is_allowed());
+    assert!(subject.check(ELEVEN + 61 * SECOND, "k", 40).is_allowed());
+    let decision = subject.decide(ELEVEN + 90 * SECOND, "k", Operation::Peek(1));
+    assert_eq!(decision.remaining(), 85);
+}
+
+/// Counting the current window by its elapsed share, as some notes have it, would admit ten
+/// times the limit in the window's first tenth.
+#[test]
+fn the_sliding_window_counter_counts_the_current_window_in_full() {
+    let mut subject = InProcess::new("100/min");
+    assert_eq!(admitted(&mut subject, ELEVEN + 6 * SECOND, 1_000), 100);
+}
+
+#[test]
+fn the_leaky_bucket_spaces_departures() {
+    let mut subject = InProcess::new("leaky_bucket 5/s capacity 10");
+    let decisions: Vec<Decision> = (0..12).map(|_| subject.check(MIDNIGHT, "k", 1)).collect();
+    for (place, decision) in (0..).zip(&decisions[..10]) {
+        assert!(decision.is_allowed());
+        assert_eq!(decision.delay(), Duration::from_millis(200 * place));
+    }
+    for refused in &decisions[10..] {
+        assert_eq!(refused.outcome(), Outcome::Denied(Duration::from_millis(200)));
+    }
+}
+
+#[test]
+fn the_meter_admits_what_the_queue_admits_but_at_once() {
+    let mut subject = InProcess::new("leaky_bucket 5/s capacity 10 nodelay");
+    assert_eq!(admitted(&mut subject, MIDNIGHT, 12), 10);
+    assert_eq!(subject.check(MIDNIGHT + 200_000, "k", 1).outcome(), Outcome::Allowed);
+}
+
+#[test]
+fn a_set_names_the_limit_that_refuses_and_charges_no_other() {
+    let text = "10/s; 1000/h";
+    let policy: Policy = text.parse().unwrap();
+    let mut subject = InProcess::new(text);
+    assert_eq!(admitted(&mut subject, MIDNIGHT, 10), 10);
+    for _ in 0..50 {
+        let refused = subject.check(MIDNIGHT, "k", 1);
+        assert!(!refused.is_allowed());
+        assert_eq!(policy.name(&refused).as_str(), "10/s");
+        assert_eq!((refused.limit(), refused.remaining()), (10, 0));
+    }
+    // Ten every two seconds: 1,000 are gone after 198 seconds, and no refusal was among them.
+    for n in 1..100 {
+        assert_eq!(admitted(&mut subject, MIDNIGHT + n * 2 * SECOND, 10), 10, "{n}");
+    }
+    let refused = subject.check(MIDNIGHT + 200 * SECOND, "k", 1);
+    assert_eq!(policy.name(&refused).as_str(), "1000/h");
+    assert_eq!(refused.limit(), 1_000);
+}
+
+#[test]
+fn a_set_is_charged_all_or_nothing() {
+    let members = ["token_bucket 7/s burst 9", "sliding_log 100/min", "fixed_window 3000/h"];
+    let mut set = InProcess::new(&members.join("; "));
+    let mut alone = members.map(InProcess::new);
+    // A small generator (Knuth's MMIX), for a long trace that is always the same.
+    let mut seed = 7_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let mut now = MIDNIGHT;
+    let (mut admitted, mut refused) = (0, 0);
+    for _ in 0..100_000 {
+        now += random(400_000);
+        let n = 1 + random(12);
+        let operation = match random(10) {
+            0 => Operation::Refund(n),
+            1 => Operation::TakeUpTo(n),
+            2 => Operation::Debit(n / 4),
+            _ => Operation::Check(n),
+        };
+        let decision = set.decide(now, "k", operation);
+        // Each limit by itself is charged what the set granted, and must stand as the set does.
+        let charged = match operation {
+            Operation::Refund(_) => operation,
+            _ => Operation::Debit(decision.granted()),
+        };
+        let remaining = alone.each_mut().map(|limit| limit.decide(now, "k", charged).remaining());
+        assert_eq!(decision.remaining(), *remaining.iter().min().unwrap());
+        if decision.is_allowed() { admitted += 1 } else { refused += 1 }
+    }
+    assert!(admitted > 10_000 && refused > 10_000, "{admitted} {refused}");
+}
+
+#[test]
+fn a_clock_that_goes_back_an_hour_and_forward_again_mints_nothing() {
+    for quota in ["10/s", "10/h", "10/d"] {
+        for policy in each_algorithm(quota) {
+            let mut subject = InProcess::new(&policy);
+            let noon = MIDNIGHT + 12 * HOUR + 1;
+            assert_eq!(admitted(&mut subject, noon, 7), 7, "{policy}");
+            assert_eq!(admitted(&mut subject, noon - HOUR, 10), 3, "{policy}");
+            assert_eq!(admitted(&mut subject, noon - HOUR + SECOND, 10), 0, "{policy}");
+            assert_eq!(admitted(&mut subject, noon, 10), 0, "{policy}");
+        }
+    }
+}
+
+/// As golang/time's table of a clock that jumps back: what stood still goes on from there.
+#[test]
+fn a_token_bucket_stands_still_while_the_clock_is_back() {
+    let mut subject = InProcess::new("token_bucket 10/s burst 3");
+    let (t0, t1, t2) = (MIDNIGHT, MIDNIGHT + 100_000, MIDNIGHT + 200_000);
+    let table =
+        [(t1, true), (t0, true), (t0, true), (t0, false), (t1, false), (t2, true), (t2, false)];
+    for (step, (now, allowed)) in table.into_iter().enumerate() {
+        assert_eq!(subject.check(now, "k", 1).is_allowed(), allowed, "step {step}");
+    }
+}
+
+#[test]
+fn debts_are_worked_off_and_refunds_stop_at_fresh() {
+    // (policy, then the wait for a unit after a debit of 25)
+    let table = [
+        ("token_bucket 10/s", 1_600_000),
+        ("leaky_bucket 10/s", 1_600_000),
+        ("fixed_window 10/s", 1_000_000),
+        ("sliding_log 10/s", 1_000_000),
+        // Until 9 or fewer of the 25 count: 16/25 of the next window must pass.
+        ("sliding_window_counter 10/s", 1_640_000),
+    ];
+    for (policy, wait) in table {
+        let mut subject = InProcess::new(policy);
+        let debit = subject.decide(MIDNIGHT, "k", Operation::Debit(25));
+        assert_eq!((debit.granted(), debit.remaining()), (25, 0), "{policy}");
+        assert_eq!(debit.next_after(), Some(Duration::from_micros(wait)), "{policy}");
+        assert!(!subject.check(MIDNIGHT + wait - 1, "k", 1).is_allowed(), "{policy}");
+        assert!(subject.check(MIDNIGHT + wait, "k", 1).is_allowed(), "{policy}");
+
+        let mut subject = InProcess::new(policy);
+        assert!(subject.check(MIDNIGHT, "k", 10).is_allowed());
+        let refund = subject.decide(MIDNIGHT, "k", Operation::Refund(4));
+        assert_eq!((refund.granted(), refund.remaining()), (0, 4), "{policy}");
+        let refund = subject.decide(MIDNIGHT, "k", Operation::Refund(u64::MAX));
+        assert_eq!((refund.remaining(), refund.next_after()), (10, None), "{policy}");
+        assert_eq!(admitted(&mut subject, MIDNIGHT, 20), 10, "{policy}");
+    }
+}
+
+#[test]
+fn a_refund_stays_in_the_present_window() {
+    let mut subject = InProcess::new("fixed_window 10/min");
+    assert!(subject.check(ELEVEN, "k", 10).is_allowed());
+    assert!(subject.check(ELEVEN + MINUTE, "k", 3).is_allowed());
+    let refund = subject.decide(ELEVEN + MINUTE, "k", Operation::Refund(10));
+    assert_eq!(refund.remaining(), 10);
+
+    let mut subject = InProcess::new("10/min");
+    assert!(subject.check(ELEVEN, "k", 10).is_allowed());
+    let refund = subject.decide(ELEVEN + MINUTE, "k", Operation::Refund(10));
+    assert_eq!(refund.remaining(), 0, "the previous window's units stay taken");
+}
+
+/// A debt is the most that a bucket works off in fifty years, so that no wait is absurd and no
+/// sum leaves the whole numbers; it is not forgotten before.
+#[test]
+fn the_largest_debts_neither_wrap_nor_vanish() {
+    for policy in each_algorithm("10/h") {
+        let mut subject = InProcess::new(&policy);
+        for _ in 0..3 {
+            let debit = subject.decide(MIDNIGHT, "k", Operation::Debit(u64::MAX));
+            assert_eq!(debit.remaining(), 0, "{policy}");
+        }
+        let most = 50 * 365 * DAY;
+        let decision = subject.decide(MIDNIGHT, "k", Operation::Peek(1));
+        let reset_after = micros(decision.reset_after());
+        assert!(reset_after <= most, "{policy}: {reset_after}");
+        let fresh = subject.decide(MIDNIGHT + reset_after, "k", Operation::Peek(1));
+        assert_eq!(fresh.remaining(), 10, "{policy}");
+        let before = subject.decide(MIDNIGHT + reset_after - 1, "k", Operation::Peek(1));
+        assert!(before.reset_after() > Duration::ZERO, "{policy}");
+    }
+}
+
+#[test]
+fn a_cost_of_nothing_asks_without_taking() {
+    for policy in each_algorithm("10/min") {
+        let mut subject = InProcess::new(&policy);
+        assert!(subject.check(MIDNIGHT, "k", 0).is_allowed());
+        assert_eq!(subject.keys(), 0);
+        assert!(subject.decide(MIDNIGHT, "k", Operation::Debit(100)).is_allowed());
+        for operation in [Operation::Check(0), Operation::Peek(0), Operation::TakeUpTo(0)] {
+            let decision = subject.decide(MIDNIGHT, "k", operation);
+            assert!(decision.is_allowed(), "{policy}: {operation:?}");
+            assert_eq!((decision.granted(), decision.remaining()), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn the_end_of_time_stands_still() {
+    for policy in each_algorithm("10/s") {
+        let mut subject = InProcess::new(&policy);
+        assert_eq!(admitted(&mut subject, u64::MAX - 5, 20), 10, "{policy}");
+        assert_eq!(admitted(&mut subject, u64::MAX, 20), 0, "{policy}");
+    }
+}
