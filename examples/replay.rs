@@ -114,9 +114,7 @@ impl<'l> Request<'l> {
         };
         let micros = number("MICROS", micros)?;
         let now = epoch.checked_add(micros).filter(|&now| now <= Tick::MAX.as_micros());
-        let now = now.ok_or_else(|| {
-            format!("MICROS {micros} is later than {} after --epoch", Tick::MAX.as_micros())
-        })?;
+        let now = now.ok_or_else(|| format!("MICROS {micros} lies after the year 2191"))?;
         let key = words.next().ok_or("expected MICROS KEY COST [OP], found no KEY")?;
         let cost = words.next().ok_or("expected MICROS KEY COST [OP], found no COST")?;
         let cost = number("COST", cost)?;

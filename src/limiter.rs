@@ -5,7 +5,6 @@ use crate::decision::Decision;
 use crate::operation::Operation;
 use crate::store::Store;
 use std::future::Future;
-use std::sync::Arc;
 
 /// Decides for keys of type `K`: what generic code and the [`tower`](crate::tower) layer use.
 ///
@@ -170,28 +169,6 @@ where
     }
 }
 
-impl<L: Describe> Describe for Arc<L> {
-    fn describe(&self) -> Vec<Description> {
-        (**self).describe()
-    }
-}
-
-impl<L: RateLimiter<K>, K: ?Sized> RateLimiter<K> for Arc<L> {
-    type Error = L::Error;
-
-    fn decide(
-        &self,
-        key: &K,
-        operation: Operation,
-    ) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
-        (**self).decide(key, operation)
-    }
-
-    fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, Self::Error>> {
-        (**self).decide_now(key, operation)
-    }
-}
-
 #[cfg(feature = "memory")]
 mod in_process {
     use super::{Algorithm, Decision, Limiter, Operation};
@@ -223,7 +200,7 @@ mod in_process {
     }
 
     /// In process, every decision is made at once and cannot fail. None allocates, but for
-    /// what a key that is seen for the first time needs to be kept.
+    /// what is to be kept of a key that is seen for the first time, and of a log's instants.
     impl<A: Algorithm, C: Clock> Limiter<A, Memory<A::State, C>> {
         /// A limiter in process that takes its time from `clock`.
         #[must_use]

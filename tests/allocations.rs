@@ -1,1 +1,105 @@
+//! What is allocated, counted by the allocator itself. One test, so that nothing else allocates
+//! at the same time.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tollgate::{
+    Algorithm, All, FixedWindow, Limiter, ManualClock, Policy, Quota, SlidingLog,
+    SlidingWindowCounter, Tick, TokenBucket,
+};
+
+struct Counting;
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static LIVE_BYTES: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+#[allow(unsafe_code, reason = "an allocator cannot be written without")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Relaxed);
+        LIVE_BYTES.fetch_add(layout.size() as u64, Relaxed);
+        // SAFETY: as the caller of this function promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE_BYTES.fetch_sub(layout.size() as u64, Relaxed);
+        // SAFETY: as the caller of this function promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const KEYS: u64 = 1_000_000;
+
+#[test]
+fn memory() {
+    decisions_do_not_allocate(TokenBucket::new(Quota::per_second(100)));
+    decisions_do_not_allocate(FixedWindow::new(Quota::per_second(100)));
+    decisions_do_not_allocate(SlidingWindowCounter::new(Quota::per_second(100)));
+    // A log grows with what it has to remember, and not any more after a while.
+    decisions_do_not_allocate(SlidingLog::new(Quota::per_second(100)));
+    decisions_do_not_allocate(All((
+        TokenBucket::new(Quota::per_second(100)),
+        FixedWindow::new(Quota::per_hour(1_000)),
+    )));
+    for policy in ["token_bucket 100/s", "100/s; fixed_window 1000/h"] {
+        decisions_do_not_allocate(policy.parse::<Policy>().unwrap());
+    }
+
+    idle_keys_make_room(TokenBucket::new(Quota::per_minute(100)));
+    idle_keys_make_room(SlidingLog::new(Quota::per_minute(100)));
+    idle_keys_make_room("10/s; fixed_window 100/min".parse::<Policy>().unwrap());
+}
+
+fn decisions_do_not_allocate<A: Algorithm>(algorithm: A) {
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let limiter = Limiter::with_clock(algorithm, clock.clone());
+    let key = String::from("alice");
+    let ask = |times: u64| {
+        for n in 0..times {
+            clock.advance(Duration::from_millis(7));
+            let _ = black_box(limiter.check_n(key.as_str(), n % 3));
+            let _ = black_box(limiter.peek(key.as_str()));
+            let _ = black_box(limiter.take_up_to(key.as_str(), 2));
+            let _ = black_box(limiter.refund(key.as_str(), 1));
+            let _ = black_box(limiter.check_n(key.as_str(), 1_000));
+        }
+    };
+    ask(20_000);
+    let before = CALLS.load(Relaxed);
+    ask(10_000);
+    assert_eq!(CALLS.load(Relaxed) - before, 0, "{}", std::any::type_name::<A>());
+}
+
+/// A million keys used once, then idle for longer than their window: the next million take
+/// their place.
+fn idle_keys_make_room<A: Algorithm>(algorithm: A) {
+    let before = LIVE_BYTES.load(Relaxed);
+    let live = || LIVE_BYTES.load(Relaxed) - before;
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let limiter = Limiter::with_clock(algorithm, clock.clone());
+    let use_once = |round: u64| {
+        for key in 0..KEYS {
+            assert!(limiter.check(&(round, key)).is_allowed());
+        }
+    };
+    use_once(0);
+    let of_one_million = live();
+    assert_eq!(limiter.len(), 1_000_000);
+    for round in 1..5 {
+        clock.advance(Duration::from_secs(121));
+        use_once(round);
+        let ratio = live() * 100 / of_one_million;
+        assert!(ratio <= 150, "round {round}: {ratio} % of the memory of one million keys");
+    }
+    clock.advance(Duration::from_secs(121));
+    limiter.shrink_to_fit();
+    assert!(limiter.is_empty());
+    assert!(live() < of_one_million / 100, "{} bytes are left", live());
+}

@@ -8,8 +8,7 @@ use tower_layer::Layer;
 /// Guards services with a limiter: see the [module](super) for what it does.
 ///
 /// The limiter is in the layer, and every service that the layer makes asks this one: it holds
-/// across connections, for each of which axum makes a service anew. To ask the same limiter
-/// elsewhere too, give the layer an [`Arc`] of it.
+/// across connections, for each of which axum makes a service anew.
 ///
 /// `L` is the limiter, `E` tells the key of a request, `R` makes the answer to one that is
 /// refused.
@@ -23,8 +22,13 @@ pub struct RateLimitLayer<L, E = PeerIp, R = PlainText> {
 impl<L: Describe> RateLimitLayer<L> {
     /// A layer that asks `limiter` by the address of the peer, [`PeerIp`].
     pub fn new(limiter: L) -> Self {
+        Self::shared(Arc::new(limiter))
+    }
+
+    /// The same, with a limiter that is asked elsewhere too.
+    pub fn shared(limiter: Arc<L>) -> Self {
         let answers = Answers::new(&limiter.describe(), PlainText);
-        Self { limiter: limiter.into(), extractor: PeerIp, answers }
+        Self { limiter, extractor: PeerIp, answers }
     }
 }
 

@@ -2,7 +2,6 @@ use super::headers::{RateLimitFields, RateLimitValues, seconds_rounded_up, set_r
 use super::key::KeyError;
 use crate::algorithm::Description;
 use crate::decision::Decision;
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use std::sync::Arc;
@@ -53,7 +52,7 @@ where
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PlainText;
 
-impl<B: From<Bytes>> Refuse<B> for PlainText {
+impl<B: From<String>> Refuse<B> for PlainText {
     fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
         let text = match refusal.decision.retry_after() {
             Some(wait) => {
@@ -111,15 +110,15 @@ pub(super) enum Verdict<ReqBody, ResBody> {
 }
 
 /// The answer to a request whose key cannot be told.
-pub(super) fn keyless<B: From<Bytes>>(error: &KeyError) -> Response<B> {
+pub(super) fn keyless<B: From<String>>(error: &KeyError) -> Response<B> {
     let status = match error {
         KeyError::UnknownPeer => StatusCode::INTERNAL_SERVER_ERROR,
     };
     plain_text(status, format!("{error}\n"))
 }
 
-fn plain_text<B: From<Bytes>>(status: StatusCode, text: String) -> Response<B> {
-    let mut response = Response::new(B::from(Bytes::from(text)));
+fn plain_text<B: From<String>>(status: StatusCode, text: String) -> Response<B> {
+    let mut response = Response::new(B::from(text));
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, content_type);

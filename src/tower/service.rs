@@ -4,7 +4,6 @@ use super::layer::RateLimitLayer;
 use super::response::{Refuse, keyless};
 use crate::limiter::RateLimiter;
 use crate::operation::Operation;
-use bytes::Bytes;
 use http::{Request, Response};
 use std::convert::Infallible;
 use std::mem;
@@ -35,7 +34,7 @@ where
     L: RateLimiter<E::Key, Error = Infallible> + 'static,
     E: KeyExtractor<ReqBody, Key: Send + Sync + 'static> + Clone,
     R: Refuse<ResBody> + Clone,
-    ResBody: From<Bytes>,
+    ResBody: From<String>,
 {
     type Response = S::Response;
     type Error = S::Error;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 pub mod model;
+pub mod program;
 
 use proptest::prelude::*;
 use tollgate::{Decision, Limiter, ManualClock, Memory, Operation, Policy, PolicyState, Tick};

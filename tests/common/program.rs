@@ -1,0 +1,72 @@
+//! The examples as programs: built when a test needs them, and stopped with it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+
+static BUILD: Mutex<()> = Mutex::new(());
+
+fn example(name: &str) -> PathBuf {
+    let _one_at_a_time = BUILD.lock().unwrap();
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--profile", "test", "--all-features", "--example", name])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs");
+    assert!(built.success(), "example {name} must compile");
+    // The tests lie in `deps` beside `examples`.
+    let tests = std::env::current_exe().unwrap();
+    tests.parent().unwrap().parent().unwrap().join("examples").join(name)
+}
+
+/// `examples/server.rs`, running.
+pub struct Server {
+    process: Child,
+    url: String,
+}
+
+impl Server {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut process = Command::new(example("server"))
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim_end().strip_prefix("listening on ");
+        let url = url.unwrap_or_else(|| panic!("the server said {line:?}")).to_owned();
+        Self { process, url }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().expect("the server runs until it is stopped");
+        self.process.wait().expect("a stopped server ends");
+    }
+}
+
+/// Runs `examples/replay.rs` on a trace.
+pub fn replay(arguments: &[&str], trace: &str) -> Output {
+    let mut process = Command::new(example("replay"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("replay starts");
+    let mut input = process.stdin.take().unwrap();
+    let trace = trace.to_owned();
+    // It may end at a bad line before it has read all.
+    let writer = std::thread::spawn(move || drop(input.write_all(trace.as_bytes())));
+    let output = process.wait_with_output().expect("replay ends");
+    writer.join().unwrap();
+    output
+}

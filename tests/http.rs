@@ -1,0 +1,159 @@
+//! The guarded server, driven by a real client.
+
+mod common;
+
+use common::program::Server;
+use reqwest::{Client, Response, StatusCode};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+fn header<'r>(response: &'r Response, name: &str) -> &'r str {
+    response.headers().get(name).map_or("none", |value| value.to_str().unwrap())
+}
+
+async fn get(client: &Client, url: String) -> Response {
+    client.get(url).send().await.unwrap()
+}
+
+async fn hits(client: &Client, server: &Server) -> u64 {
+    get(client, server.url("/hits")).await.text().await.unwrap().parse().unwrap()
+}
+
+fn http1() -> Client {
+    Client::builder().http1_only().build().unwrap()
+}
+
+fn http2() -> Client {
+    Client::builder().http2_prior_knowledge().build().unwrap()
+}
+
+#[tokio::test]
+async fn a_burst_then_429_with_the_fields_of_the_draft() {
+    let server = Server::start(&["--policy", "token_bucket 1/2s burst 3"]);
+    let client = http1();
+    let table = [
+        (200, r#""default";r=2;t=2"#, "none"),
+        (200, r#""default";r=1;t=2"#, "none"),
+        (200, r#""default";r=0;t=2"#, "none"),
+        (429, r#""default";r=0;t=2"#, "2"),
+    ];
+    for (status, ratelimit, retry_after) in table {
+        let response = get(&client, server.url("/")).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(header(&response, "ratelimit-policy"), r#""default";q=3;w=6"#);
+        assert_eq!(header(&response, "ratelimit"), ratelimit);
+        assert_eq!(header(&response, "retry-after"), retry_after);
+    }
+    assert_eq!(hits(&client, &server).await, 3, "a refused request does not reach the handler");
+
+    sleep(Duration::from_millis(1_200)).await;
+    let refused = get(&client, server.url("/")).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let wait: u64 = header(&refused, "retry-after").parse().unwrap();
+    assert_eq!(wait, 1);
+    sleep(Duration::from_secs(wait)).await;
+    assert_eq!(get(&client, server.url("/")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn refusals_cost_nothing_and_idle_time_refills_no_more_than_the_burst() {
+    let server = Server::start(&["--policy", "token_bucket 1/2s burst 3"]);
+    let client = http1();
+    let ask = async |n: usize| {
+        let mut allowed = 0;
+        for _ in 0..n {
+            allowed += usize::from(get(&client, server.url("/")).await.status() == StatusCode::OK);
+        }
+        allowed
+    };
+    assert_eq!(ask(103).await, 3);
+    sleep(Duration::from_millis(2_050)).await;
+    assert_eq!(ask(20).await, 1);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(ask(20).await, 3);
+}
+
+/// Exactly the limit, over many connections and over many streams of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_holds_across_connections_and_streams() {
+    let policy = ["--policy", "token_bucket 1/min burst 50"];
+    for (client, requests) in [(http1(), 1_000), (http2(), 200)] {
+        let server = Server::start(&policy);
+        let mut tasks = JoinSet::new();
+        for _ in 0..requests {
+            let (client, url) = (client.clone(), server.url("/u/1"));
+            tasks.spawn(async move { get(&client, url).await.status() });
+        }
+        let statuses = tasks.join_all().await;
+        let count = |status| statuses.iter().filter(|&&s| s == status).count();
+        assert_eq!(count(StatusCode::OK), 50);
+        assert_eq!(count(StatusCode::TOO_MANY_REQUESTS), requests - 50);
+        assert_eq!(hits(&client, &server).await, 50);
+    }
+}
+
+#[tokio::test]
+async fn headers_do_not_choose_the_key() {
+    let server = Server::start(&["--policy", "token_bucket 1/min burst 3"]);
+    let client = http1();
+    let mut allowed = 0;
+    for n in 0..20 {
+        let address = format!("198.51.100.{n}");
+        let request = client
+            .get(server.url("/"))
+            .header("x-forwarded-for", &address)
+            .header("forwarded", format!("for={address}"))
+            .header("x-real-ip", &address)
+            .header("cf-connecting-ip", &address);
+        allowed += u32::from(request.send().await.unwrap().status() == StatusCode::OK);
+    }
+    assert_eq!(allowed, 3);
+}
+
+#[tokio::test]
+async fn each_choice_of_key_has_its_budgets() {
+    let client = http1();
+    let statuses = async |key: &str, requests: [(&str, &str); 4]| {
+        let server = Server::start(&["--policy", "1/h", "--key", key]);
+        let mut statuses = [0; 4];
+        for ((path, user), status) in requests.into_iter().zip(&mut statuses) {
+            let request = client.get(server.url(path)).header("x-user", user);
+            *status = request.send().await.unwrap().status().as_u16();
+        }
+        statuses
+    };
+    let requests = [("/u/1", "alice"), ("/u/2", "alice"), ("/u/2", "bob"), ("/u/1", "bob")];
+    assert_eq!(statuses("peer", requests).await, [200, 429, 429, 429]);
+    assert_eq!(statuses("global", requests).await, [200, 429, 429, 429]);
+    assert_eq!(statuses("path", requests).await, [200, 200, 429, 429]);
+    assert_eq!(statuses("header:x-user", requests).await, [200, 429, 200, 429]);
+}
+
+#[tokio::test]
+async fn of_two_policies_the_exhausted_one_is_named_and_the_other_is_not_charged() {
+    let policy = "burst: token_bucket 1/min burst 2; daily: fixed_window 5000/day";
+    let server = Server::start(&["--policy", policy]);
+    let client = http1();
+    let both = r#""burst";q=2;w=120, "daily";q=5000;w=86400"#;
+    for expected in [200, 200, 429, 429] {
+        let response = get(&client, server.url("/")).await;
+        assert_eq!(response.status(), expected);
+        assert_eq!(header(&response, "ratelimit-policy"), both);
+        assert!(header(&response, "ratelimit").starts_with(r#""burst";r="#));
+    }
+}
+
+#[tokio::test]
+async fn the_routes_answer() {
+    let server = Server::start(&["--policy", "100/s"]);
+    for client in [http1(), http2()] {
+        assert_eq!(get(&client, server.url("/")).await.text().await.unwrap(), "hello\n");
+        assert_eq!(get(&client, server.url("/u/7")).await.text().await.unwrap(), "hello 7\n");
+        let echo = client.post(server.url("/echo")).body("abc").send().await.unwrap();
+        assert_eq!(echo.text().await.unwrap(), "abc");
+        let unlimited = get(&client, server.url("/hits")).await;
+        assert_eq!(header(&unlimited, "ratelimit"), "none");
+    }
+    assert_eq!(hits(&http1(), &server).await, 6);
+}

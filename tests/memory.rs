@@ -1,0 +1,111 @@
+//! The store in process, under threads and with many keys.
+
+use std::collections::HashSet;
+use std::sync::Barrier;
+use std::thread;
+use tollgate::{Algorithm, Limiter, ManualClock, Memory, Policy, Quota, Tick, TokenBucket};
+
+const THREADS: u64 = 8;
+
+fn frozen() -> ManualClock {
+    ManualClock::new(Tick::from_micros(1_800_000_000_000_000))
+}
+
+const POLICIES: [&str; 6] = [
+    "token_bucket 1000/h",
+    "leaky_bucket 1000/h",
+    "fixed_window 1000/h",
+    "sliding_log 1000/h",
+    "sliding_window_counter 1000/h",
+    "1000/h; token_bucket 1/d burst 2000",
+];
+
+/// How many units 8 threads are granted together; each asks `asks` times for each key.
+fn granted<A: Algorithm>(
+    limiter: &Limiter<A, Memory<A::State, ManualClock>>,
+    keys: u64,
+    asks: u64,
+) -> u64 {
+    let start = Barrier::new(THREADS as usize);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    (0..asks * keys)
+                        .map(|n| limiter.check_n(&((n + thread * 7) % keys), 1 + n % 3).granted())
+                        .sum::<u64>()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    })
+}
+
+#[test]
+fn threads_on_one_key_admit_exactly_the_limit() {
+    for text in POLICIES {
+        let limiter = Limiter::with_clock(text.parse::<Policy>().unwrap(), frozen());
+        assert_eq!(granted(&limiter, 1, 1_000), 1_000, "{text}");
+    }
+}
+
+#[test]
+fn threads_on_many_keys_admit_exactly_the_limit_of_each() {
+    for text in POLICIES {
+        let limiter = Limiter::with_clock(text.parse::<Policy>().unwrap(), frozen());
+        assert_eq!(granted(&limiter, 500, 300), 500 * 1_000, "{text}");
+        assert_eq!(limiter.len(), 500);
+    }
+}
+
+#[test]
+fn threads_on_a_direct_limiter_admit_exactly_the_limit() {
+    for text in POLICIES {
+        let limiter = Limiter::direct_with_clock(text.parse::<Policy>().unwrap(), frozen());
+        let granted: u64 = thread::scope(|scope| {
+            let ask = || (0..1_000).map(|_| limiter.check().granted()).sum::<u64>();
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(granted, 1_000, "{text}");
+        assert_eq!(limiter.peek().remaining(), 0);
+        assert_eq!(limiter.reset().remaining(), 1_000);
+    }
+}
+
+#[test]
+fn a_key_is_what_it_hashes_to_borrowed_or_owned() {
+    let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_hour(2)), frozen());
+    assert!(limiter.check("a").is_allowed());
+    assert!(limiter.check(&String::from("a")).is_allowed());
+    assert!(!limiter.check("a").is_allowed());
+    assert!(limiter.check(&("a", 1)).is_allowed());
+    assert!(limiter.check(&[1_u8, 2][..]).is_allowed());
+    assert_eq!(limiter.len(), 3);
+}
+
+#[test]
+fn two_limiters_do_not_share_their_seed() {
+    let limiters =
+        [0; 2].map(|_| Limiter::with_clock(TokenBucket::new(Quota::per_hour(2)), frozen()));
+    for limiter in &limiters {
+        assert!(limiter.check_n("a", 2).is_allowed());
+    }
+    let debugs: HashSet<String> = limiters.iter().map(|limiter| format!("{limiter:?}")).collect();
+    assert_eq!(debugs.len(), 2, "equal states under equal fingerprints");
+}
+
+#[test]
+fn what_is_refused_or_only_asked_keeps_nothing() {
+    let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_hour(10)), frozen());
+    for key in 0..10_000 {
+        assert!(!limiter.check_n(&key, 11).is_allowed());
+        assert!(limiter.peek(&key).is_allowed());
+        assert!(limiter.check_n(&key, 0).is_allowed());
+        assert_eq!(limiter.refund(&key, 5).remaining(), 10);
+        assert_eq!(limiter.reset(&key).remaining(), 10);
+    }
+    assert!(limiter.is_empty());
+}

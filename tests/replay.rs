@@ -1,0 +1,99 @@
+//! The replay of traces, as a program.
+
+mod common;
+
+use common::program::replay;
+use serde_json::{Value, json};
+
+fn lines(output: &[u8]) -> Vec<Value> {
+    let text = str::from_utf8(output).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn each_decision_is_a_json_object() {
+    let trace = "# a comment\n\n0 a 8\n0 a 5 check\n  \n1000000 b 1 peek\n0 a 1\r\n5 a 3 refund\n5 a 0 reset";
+    let output = replay(&["--policy", "token_bucket 10/s"], trace);
+    assert!(output.status.success());
+    let decision =
+        |t: u64, key: &str, op: &str, cost: u64, outcome: &str, rest: [Option<u64>; 7]| {
+            let [granted, remaining, delay, retry, reset, next, limit] = rest;
+            json!({
+                "t": t, "key": key, "op": op, "cost": cost, "outcome": outcome,
+                "granted": granted, "limit": limit, "remaining": remaining, "delay_us": delay,
+                "retry_after_us": retry, "reset_after_us": reset, "next_after_us": next,
+            })
+        };
+    let some = |granted, remaining, retry: Option<u64>, reset, next: Option<u64>| {
+        [Some(granted), Some(remaining), Some(0), retry, Some(reset), next, Some(10)]
+    };
+    let next = Some(100_000);
+    assert_eq!(
+        lines(&output.stdout),
+        [
+            decision(0, "a", "check", 8, "allowed", some(8, 2, None, 800_000, next)),
+            decision(0, "a", "check", 5, "denied", some(0, 2, Some(300_000), 800_000, next)),
+            decision(1_000_000, "b", "peek", 1, "allowed", some(0, 10, None, 0, None)),
+            decision(0, "a", "check", 1, "allowed", some(1, 1, None, 900_000, next)),
+            decision(5, "a", "refund", 3, "allowed", some(0, 4, None, 599_995, Some(99_995))),
+            decision(5, "a", "reset", 0, "allowed", some(0, 10, None, 0, None)),
+        ]
+    );
+}
+
+#[test]
+fn sets_name_the_limit_that_binds() {
+    let output = replay(&["--policy", "10/s; slow: 1000/h"], "0 a 10\n0 a 1\n0 a 1001\n");
+    let bindings: Vec<_> = lines(&output.stdout).iter().map(|d| d["binding"].clone()).collect();
+    assert_eq!(bindings, ["10/s", "10/s", "10/s"]);
+    let single = replay(&["--policy", "slow: 1000/h"], "0 a 10\n");
+    assert_eq!(lines(&single.stdout)[0].get("binding"), None);
+}
+
+#[test]
+fn the_epoch_says_where_windows_begin() {
+    let output = replay(&["--policy", "fixed_window 1/min", "--epoch", "59000000"], "0 a 1\n");
+    assert_eq!(lines(&output.stdout)[0]["reset_after_us"], 1_000_000);
+}
+
+#[test]
+fn a_summary_has_totals_for_each_key() {
+    let trace = "0 b 8\n0 a 1\n0 b 5\n0 b 99\n0 b 5 take_up_to\n0 b 1 peek\n";
+    let output = replay(&["--policy", "fixed_window 10/s", "--summary"], trace);
+    let totals = json!([
+        {"key": "a", "decisions": 1, "allowed": 1, "delayed": 0, "denied": 0, "never": 0,
+         "units_granted": 1, "units_refused": 0},
+        {"key": "b", "decisions": 5, "allowed": 2, "delayed": 0, "denied": 2, "never": 1,
+         "units_granted": 10, "units_refused": 107},
+    ]);
+    assert_eq!(Value::from(lines(&output.stdout)), totals);
+}
+
+#[test]
+fn bad_lines_end_the_run_with_their_number() {
+    let table = [
+        ("0 a 1\n\n0 a\n", "line 3: expected MICROS KEY COST [OP], found no COST"),
+        ("7", "line 1: expected MICROS KEY COST [OP], found no KEY"),
+        ("x a 1", "line 1: expected MICROS to be a whole number, found \"x\""),
+        ("-1 a 1", "line 1: expected MICROS to be a whole number, found \"-1\""),
+        ("+1 a 1", "line 1: expected MICROS to be a whole number, found \"+1\""),
+        ("1 a 1.5", "line 1: expected COST to be a whole number, found \"1.5\""),
+        (
+            "1 a 1 take",
+            "line 1: expected OP to be check, peek, take_up_to, debit, refund or reset, found \"take\"",
+        ),
+        ("1 a 1 peek 2", "line 1: expected the end of the line after OP, found \"2\""),
+        ("9999999999999999 a 1", "line 1: MICROS 9999999999999999 lies after the year 2191"),
+    ];
+    for (trace, expected) in table {
+        let output = replay(&["--policy", "10/s"], trace);
+        assert_eq!(output.status.code(), Some(2), "{trace}");
+        assert_eq!(
+            str::from_utf8(&output.stderr).unwrap().trim_end(),
+            format!("error: {expected}")
+        );
+    }
+    let first = replay(&["--policy", "10/s"], "0 a 1\nbad\n");
+    assert_eq!(lines(&first.stdout).len(), 1, "what was decided before it is printed");
+    assert_eq!(replay(&["--policy", "ten/s"], "").status.code(), Some(2));
+}
