@@ -56,6 +56,17 @@ async fn a_burst_then_429_with_the_fields_of_the_draft() {
     assert_eq!(get(&client, server.url("/")).await.status(), StatusCode::OK);
 }
 
+/// As the README has it.
+#[tokio::test]
+async fn by_default_the_fourth_request_is_refused() {
+    let server = Server::start(&[]);
+    let client = http1();
+    for (n, expected) in (1..).zip([200, 200, 200, 429]) {
+        let response = get(&client, server.url(&format!("/?{n}"))).await;
+        assert_eq!(response.status(), expected);
+    }
+}
+
 #[tokio::test]
 async fn refusals_cost_nothing_and_idle_time_refills_no_more_than_the_burst() {
     let server = Server::start(&["--policy", "token_bucket 1/2s burst 3"]);

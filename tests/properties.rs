@@ -4,7 +4,7 @@ mod common;
 
 use common::{InProcess, Subject, forward_trace, jumping_trace, operation, policy};
 use proptest::prelude::*;
-use tollgate::{Decision, Operation, Outcome};
+use tollgate::{Algorithm, All, Decision, Limiter, ManualClock, Operation, Outcome, Tick};
 
 fn run(subject: &mut InProcess, trace: &[(u64, Operation)]) -> Vec<Decision> {
     trace.iter().map(|&(now, operation)| subject.decide(now, "k", operation)).collect()
@@ -162,6 +162,24 @@ proptest! {
             let elapsed = u128::from(now - trace[0].0);
             let flowed = elapsed * u128::from(count) / u128::from(millis * 1_000);
             prop_assert!(granted <= u128::from(burst) + flowed);
+        }
+    }
+
+    /// Pairs in pairs are the same set as a list.
+    #[test]
+    fn pairs_decide_as_lists(
+        policy in policy().prop_filter("three limits", |policy| policy.limits().len() == 3),
+        trace in jumping_trace(40),
+    ) {
+        let [a, b, c] = policy.limits() else { unreachable!() };
+        let clock = ManualClock::new(Tick::from_micros(0));
+        let pairs = All((a.clone(), All((b.clone(), c.clone()))));
+        let pairs = Limiter::with_clock(pairs, clock.clone());
+        prop_assert_eq!(pairs.algorithm().describe().len(), 3);
+        let mut list = InProcess::with_policy(policy);
+        for (now, operation) in trace {
+            clock.set(Tick::from_micros(now));
+            prop_assert_eq!(pairs.decide("k", operation), list.decide(now, "k", operation));
         }
     }
 

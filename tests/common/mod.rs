@@ -99,7 +99,7 @@ pub fn policy() -> impl Strategy<Value = Policy> {
     let names = ["a", "b", "c"];
     prop_oneof![
         3 => limit(),
-        1 => prop::collection::vec(limit(), 2..=3).prop_map(move |limits| {
+        2 => prop::collection::vec(limit(), 2..=3).prop_map(move |limits| {
             let named = names.iter().zip(limits).map(|(name, limit)| format!("{name}: {limit}"));
             named.collect::<Vec<_>>().join("; ")
         }),
