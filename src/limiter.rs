@@ -6,7 +6,7 @@ use crate::operation::Operation;
 use crate::store::Store;
 use std::future::Future;
 
-/// Decides for keys of type `K`: what generic code and the [`tower`](crate::tower) layer use.
+/// Decides for keys of type `K`: what generic code and the `tower` layer use.
 ///
 /// Async in shape, so that it is the same trait for limits in process and limits elsewhere. A
 /// limiter in process answers with a future that is ready, and its error cannot happen; where

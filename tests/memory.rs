@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 use tollgate::{Algorithm, Limiter, ManualClock, Memory, Policy, Quota, Tick, TokenBucket};
 
-const THREADS: u64 = 8;
+const THREADS: u8 = 8;
 
 fn frozen() -> ManualClock {
     ManualClock::new(Tick::from_micros(1_800_000_000_000_000))
@@ -26,15 +26,15 @@ fn granted<A: Algorithm>(
     keys: u64,
     asks: u64,
 ) -> u64 {
-    let start = Barrier::new(THREADS as usize);
+    let start = Barrier::new(usize::from(THREADS));
     thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| {
-                let start = &start;
+                let (start, offset) = (&start, u64::from(thread) * 7);
                 scope.spawn(move || {
                     start.wait();
                     (0..asks * keys)
-                        .map(|n| limiter.check_n(&((n + thread * 7) % keys), 1 + n % 3).granted())
+                        .map(|n| limiter.check_n(&((n + offset) % keys), 1 + n % 3).granted())
                         .sum::<u64>()
                 })
             })

@@ -1,6 +1,5 @@
 use super::{Algorithm, Binding, Description, Wait};
 use crate::clock::Tick;
-use std::cmp::Reverse;
 
 /// Several limits on one key, all or nothing: 10 a second *and* 1,000 an hour.
 ///
@@ -25,31 +24,6 @@ use std::cmp::Reverse;
 /// ```
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct All<T>(pub T);
-
-/// One limit of a set, as it reads when `n` units are wanted.
-struct Candidate {
-    wait: Wait,
-    room: u64,
-    binding: Binding,
-}
-
-impl Candidate {
-    /// `offset` is the number of limits that come before this algorithm's own.
-    fn new<A: Algorithm>(limit: &A, state: &A::State, n: u64, now: Tick, offset: usize) -> Self {
-        let binding = limit.binding(state, n, now);
-        Self {
-            wait: if n == 0 { Wait::Ready } else { limit.wait(state, n, now) },
-            room: limit.room(state, now),
-            binding: Binding { index: offset + binding.index, ..binding },
-        }
-    }
-
-    /// The one that holds more: the longer wait, then the fewer units; the first of equals.
-    fn stricter(self, other: Self) -> Self {
-        let holds = |candidate: &Self| (candidate.wait, Reverse(candidate.room));
-        if holds(&other) > holds(&self) { other } else { self }
-    }
-}
 
 impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
     type State = (A::State, B::State);
@@ -89,9 +63,9 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
     }
 
     fn binding(&self, state: &Self::State, n: u64, now: Tick) -> Binding {
-        let first = Candidate::new(&self.0.0, &state.0, n, now, 0);
-        let second = Candidate::new(&self.0.1, &state.1, n, now, self.0.0.limit_count());
-        first.stricter(second).binding
+        let first = self.0.0.binding(&state.0, n, now);
+        let second = self.0.1.binding(&state.1, n, now);
+        first.stricter(second.behind(self.0.0.limit_count()))
     }
 
     fn limit_count(&self) -> usize {
@@ -151,13 +125,13 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
     }
 
     fn binding(&self, state: &Self::State, n: u64, now: Tick) -> Binding {
-        let mut offset = 0;
-        let candidates = self.zip(state).map(|(limit, state)| {
-            let candidate = Candidate::new(limit, state, n, now, offset);
-            offset += limit.limit_count();
-            candidate
+        let mut before = 0;
+        let bindings = self.zip(state).map(|(limit, state)| {
+            let binding = limit.binding(state, n, now).behind(before);
+            before += limit.limit_count();
+            binding
         });
-        candidates.reduce(Candidate::stricter).expect("a set has at least one limit").binding
+        bindings.reduce(Binding::stricter).expect("a set has at least one limit")
     }
 
     fn limit_count(&self) -> usize {

@@ -18,6 +18,7 @@ pub use token_bucket::TokenBucket;
 
 use crate::clock::Tick;
 use crate::policy::Name;
+use std::cmp::Reverse;
 use std::time::Duration;
 
 /// A way of limiting: what is kept for a key, and how it reads at an instant.
@@ -68,10 +69,15 @@ pub trait Algorithm: Send + Sync {
         0
     }
 
-    /// Which limit of a set binds when `n` units are wanted. There is nothing to do here for
-    /// an algorithm that is a single limit.
-    fn binding(&self, _state: &Self::State, _n: u64, _now: Tick) -> Binding {
-        Binding { index: 0, capacity: self.capacity() }
+    /// Which limit of a set binds when `n` units are wanted, 0 for none. There is nothing to do
+    /// here for an algorithm that is a single limit.
+    fn binding(&self, state: &Self::State, n: u64, now: Tick) -> Binding {
+        Binding {
+            index: 0,
+            capacity: self.capacity(),
+            wait: if n == 0 { Wait::Ready } else { self.wait(state, n, now) },
+            room: self.room(state, now),
+        }
     }
 
     /// How many limits this is: 1, except for a set.
@@ -97,13 +103,30 @@ pub enum Wait {
     Never,
 }
 
-/// The limit of a set that binds: see [`Decision::binding`](crate::Decision::binding).
+/// One limit of a set, as it stands: see [`Decision::binding`](crate::Decision::binding).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Binding {
     /// Its place in the set, counted from 0.
     pub index: usize,
     /// The most units that it ever holds.
     pub capacity: u64,
+    /// How long it has to wait for the units that are wanted.
+    pub wait: Wait,
+    /// Units that it could give now.
+    pub room: u64,
+}
+
+impl Binding {
+    /// The same, in a set in which so many limits come `before` it.
+    fn behind(self, before: usize) -> Self {
+        Self { index: before + self.index, ..self }
+    }
+
+    /// The one that holds more: the longer wait, then the fewer units; the first of equals.
+    fn stricter(self, other: Self) -> Self {
+        let holds = |limit: &Self| (limit.wait, Reverse(limit.room));
+        if holds(&other) > holds(&self) { other } else { self }
+    }
 }
 
 /// What can be told of a limit without asking it for anything.

@@ -111,7 +111,7 @@ impl Model {
     }
 
     fn room(&self, now: u64) -> u64 {
-        u128::from(self.capacity).saturating_sub(self.used(now)) as u64
+        u64::try_from(self.used(now)).map_or(0, |used| self.capacity.saturating_sub(used))
     }
 
     /// The first instant from `now` on at which the predicate holds; it holds from there on.
