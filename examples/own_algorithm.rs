@@ -37,7 +37,7 @@ impl Algorithm for Cooldown {
         Rest::default()
     }
 
-    fn capacity(&self) -> u64 {
+    fn limit(&self) -> u64 {
         1
     }
 

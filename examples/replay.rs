@@ -56,6 +56,10 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut output = BufWriter::new(io::stdout().lock());
     let mut line = Vec::new();
     for number in 1.. {
+        // Whoever pipes in a line at a time sees each answer at once.
+        if !input.buffer().contains(&b'\n') {
+            output.flush()?;
+        }
         line.clear();
         if input.read_until(b'\n', &mut line)? == 0 {
             break;
@@ -77,10 +81,6 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             let binding = is_set.then(|| args.policy.name(&decision));
             let report = Report::new(&request, &decision, binding.as_ref().map(Name::as_str));
             write_line(&mut output, &report)?;
-        }
-        // Whoever pipes in a line at a time sees each answer at once.
-        if input.buffer().is_empty() {
-            output.flush()?;
         }
     }
     for (key, totals) in &totals {

@@ -15,10 +15,8 @@
 //! It speaks HTTP/1.1 and HTTP/2 (without TLS, by prior knowledge).
 
 use axum::body::Bytes;
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::extract::{Path, State};
+use axum::http::{HeaderName, HeaderValue, Request};
 use axum::routing::{get, post};
 use axum::{Router, serve};
 use clap::Parser;
@@ -97,26 +95,47 @@ impl<B> KeyExtractor<B> for KeyBy {
     }
 }
 
+/// How often the guarded handlers ran.
+#[derive(Clone, Default)]
+struct Hits(Arc<AtomicU64>);
+
+impl Hits {
+    fn count<T>(&self, answer: T) -> T {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        answer
+    }
+}
+
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let args = Args::parse();
-    let hits = Arc::new(AtomicU64::new(0));
-
-    let guarded = Router::new()
-        .route("/", get(async || "hello\n"))
-        .route("/u/{id}", get(async |Path(id): Path<String>| format!("hello {id}\n")))
-        .route("/echo", post(async |body: Bytes| body))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&hits), count))
-        .layer(RateLimitLayer::new(Limiter::new(args.policy)).key(args.key));
-    let app = guarded.route("/hits", get(async move || hits.load(Ordering::Relaxed).to_string()));
+    let limit = RateLimitLayer::new(Limiter::new(args.policy)).key(args.key);
+    let app = Router::new()
+        .route("/", get(hello))
+        .route("/u/{id}", get(hello_user))
+        .route("/echo", post(echo))
+        .layer(limit)
+        // Added after the layer, and so not limited.
+        .route("/hits", get(hits))
+        .with_state(Hits::default());
 
     let listener = TcpListener::bind(args.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
-/// Inside of the limiter: counts what it lets through.
-async fn count(State(hits): State<Arc<AtomicU64>>, request: Request, next: Next) -> Response {
-    hits.fetch_add(1, Ordering::Relaxed);
-    next.run(request).await
+async fn hello(State(hits): State<Hits>) -> &'static str {
+    hits.count("hello\n")
+}
+
+async fn hello_user(State(hits): State<Hits>, Path(id): Path<String>) -> String {
+    hits.count(format!("hello {id}\n"))
+}
+
+async fn echo(State(hits): State<Hits>, body: Bytes) -> Bytes {
+    hits.count(body)
+}
+
+async fn hits(State(hits): State<Hits>) -> String {
+    hits.0.load(Ordering::Relaxed).to_string()
 }

@@ -1,6 +1,7 @@
 //! The one error type.
 
 use crate::quota::Quota;
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -19,9 +20,16 @@ use std::time::Duration;
 /// );
 /// assert_eq!(error.span(), Some(4..13));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error(transparent)]
 pub struct Error(#[from] Kind);
+
+/// The message: what `unwrap` shows.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Error").field(&self.to_string()).finish()
+    }
+}
 
 impl Error {
     /// The bytes of the policy text that are wrong, where the error is about such a text.
@@ -76,9 +84,10 @@ pub(crate) struct WrongText {
 
 impl WrongText {
     pub(crate) fn new(text: &str, span: Range<usize>, message: String) -> Self {
-        let place = match &text[span.clone()] {
-            "" => "at the end".to_owned(),
-            found => format!("at {found:?}"),
+        let place = match (&text[span.clone()], text[span.start..].chars().next()) {
+            ("", None) => "at the end".to_owned(),
+            ("", Some(found)) => format!("at {:?}", found.to_string()),
+            (found, _) => format!("at {found:?}"),
         };
         let column = text[..span.start].chars().count() + 1;
         Self { span, column, place, message }

@@ -83,6 +83,11 @@
 //! | `axum` | the middleware finds the peer's address where axum leaves it |
 //! | `serde` | quotas and policies in configuration files |
 
+/// The README's examples.
+#[cfg(all(doctest, feature = "axum", feature = "memory"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod algorithm;
 mod boxed;
 mod clock;

@@ -131,7 +131,8 @@ type DefaultStore<A> = crate::store::Memory<<A as Algorithm>::State>;
 type DefaultStore<A> = std::marker::PhantomData<A>;
 
 impl<A: Algorithm, S> Limiter<A, S> {
-    /// A limiter that decides by `algorithm` on the states in `store`.
+    /// A limiter that decides by `algorithm` on the states in `store`, of the crate's or your
+    /// own.
     pub const fn with_store(algorithm: A, store: S) -> Self {
         Self { algorithm, store }
     }
@@ -267,7 +268,7 @@ mod in_process {
         /// again.
         ///
         /// A bucket's debt is at most what it works off in fifty years; other algorithms count
-        /// up to 2^53 - 1 units.
+        /// up to 2^45 - 1 units.
         ///
         /// ```
         /// # use tollgate::{Limiter, Quota, TokenBucket};

@@ -1,7 +1,8 @@
 //! Whole-number arithmetic that neither wraps nor loses a remainder.
 
-/// The most units that any state counts: 2^53 - 1, the end of the whole numbers in Lua.
-pub(crate) const MAX_UNITS: u64 = (1 << 53) - 1;
+/// The most units that any state counts: 2^45 - 1, above every limit, and so far below 2^53 (the
+/// end of the whole numbers of a double) that sums and long divisions stay there too.
+pub(crate) const MAX_UNITS: u64 = (1 << 45) - 1;
 
 /// `a * b / m`, rounded down; `u64::MAX` where the result is larger than that.
 #[inline]

@@ -75,7 +75,7 @@ impl Operation {
         Decision {
             outcome,
             granted,
-            limit: binding.capacity,
+            limit: binding.limit,
             remaining,
             reset_after_micros: algorithm.fresh_after(state, now),
             next_after_micros: next_after(algorithm, state, remaining, now),
@@ -106,7 +106,7 @@ fn next_after<A: Algorithm>(
     remaining: u64,
     now: Tick,
 ) -> Option<u64> {
-    if remaining >= algorithm.capacity() {
+    if remaining >= algorithm.limit() {
         return None;
     }
     match algorithm.wait(state, remaining + 1, now) {

@@ -166,5 +166,9 @@ async fn the_routes_answer() {
         let unlimited = get(&client, server.url("/hits")).await;
         assert_eq!(header(&unlimited, "ratelimit"), "none");
     }
+    // No handler runs for these.
+    let wrong_method = http1().post(server.url("/")).send().await.unwrap();
+    assert_eq!(wrong_method.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(get(&http1(), server.url("/nowhere")).await.status(), StatusCode::NOT_FOUND);
     assert_eq!(hits(&http1(), &server).await, 6);
 }

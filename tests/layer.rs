@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tollgate::tower::{PeerIp, RateLimitLayer, Refusal};
+use tollgate::tower::{KeyError, KeyExtractor, PeerIp, RateLimitLayer, Refusal};
 use tollgate::{
     BoxRateLimiter, Decision, Describe, Description, Limiter, Operation, Policy, PolicyState,
     RateLimiter,
@@ -103,6 +103,30 @@ async fn a_peer_nobody_told_of_is_an_error_of_the_server() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_missing_is_answered_as_the_extractor_says() {
+    #[derive(Clone)]
+    struct ApiKey;
+
+    impl<B> KeyExtractor<B> for ApiKey {
+        type Key = HeaderValue;
+
+        fn extract(&self, request: &Request<B>) -> Result<HeaderValue, KeyError> {
+            let key = request.headers().get("x-api-key").cloned();
+            key.ok_or_else(|| KeyError::new(StatusCode::UNAUTHORIZED, "x-api-key is missing"))
+        }
+    }
+
+    let service = RateLimitLayer::new(limiter("1/h")).key(ApiKey).layer(Strict::default());
+    for _ in 0..3 {
+        let response = service.clone().oneshot(Request::new(())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(text(response).await, "x-api-key is missing\n");
+    }
+    let request = Request::builder().header("x-api-key", "a").body(()).unwrap();
+    assert_eq!(service.oneshot(request).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn refusals_are_replaced_by_a_closure_and_still_say_when_to_retry() {
     let layer = RateLimitLayer::new(limiter("strict: fixed_window 1/d"))
         .key(|_: &Request<()>| "everyone")
@@ -178,7 +202,7 @@ async fn erased_limiters_decide_in_process_and_elsewhere() {
         assert_eq!(limiter.check("a").await.unwrap().remaining(), 1);
         assert_eq!(limiter.clone().check("a").await.unwrap().remaining(), 0);
         assert_eq!(limiter.decide_now("a", Operation::Peek(1)).is_some(), in_process);
-        assert_eq!(limiter.describe()[0].capacity, 2);
+        assert_eq!(limiter.describe()[0].limit, 2);
     }
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Barrier;
 use std::thread;
-use tollgate::{Algorithm, Limiter, ManualClock, Memory, Policy, Quota, Tick, TokenBucket};
+use std::time::Duration;
+use tollgate::{
+    Algorithm, Clock, Limiter, ManualClock, Memory, Operation, Policy, Quota, Tick, TokenBucket,
+};
 
 const THREADS: u8 = 8;
 
@@ -95,6 +98,51 @@ fn two_limiters_do_not_share_their_seed() {
     }
     let debugs: HashSet<String> = limiters.iter().map(|limiter| format!("{limiter:?}")).collect();
     assert_eq!(debugs.len(), 2, "equal states under equal fingerprints");
+}
+
+/// What was dropped remembers no time of its own: the shard remembers it instead.
+#[test]
+fn a_clock_that_goes_back_past_a_sweep_mints_nothing() {
+    // The last one takes years to forget.
+    for text in &POLICIES[..5] {
+        let clock = frozen();
+        let limiter = Limiter::with_clock(text.parse::<Policy>().unwrap(), clock.clone());
+        let taken_at = clock.now();
+        assert!(limiter.check_n("alice", 1_000).is_allowed(), "{text}");
+        clock.advance(Duration::from_secs(3 * 86_400));
+        limiter.shrink_to_fit();
+        assert!(limiter.is_empty(), "{text}");
+        clock.set(taken_at);
+        // As if three days later: all there is, once.
+        assert!(limiter.check_n("alice", 1_000).is_allowed(), "{text}");
+        clock.advance(Duration::from_secs(3 * 86_400));
+        assert!(!limiter.check("alice").is_allowed(), "{text}");
+    }
+}
+
+#[test]
+fn a_clock_beyond_the_end_of_time_limits_all_the_same() {
+    struct Late;
+
+    impl Clock for Late {
+        fn now(&self) -> Tick {
+            Tick::MAX.saturating_add(u64::MAX)
+        }
+    }
+
+    for text in POLICIES {
+        let limiter = Limiter::with_clock(text.parse::<Policy>().unwrap(), Late);
+        assert!(limiter.check_n("alice", 1_000).is_allowed(), "{text}");
+        assert!(!limiter.check("alice").is_allowed(), "{text}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "a set was given the state of another one")]
+fn a_set_does_not_take_the_state_of_a_longer_one() {
+    let two: Policy = "1/s; 2/s".parse().unwrap();
+    let three: Policy = "1/s; 2/s; 3/s".parse().unwrap();
+    let _ = Operation::Check(1).apply(&three, &mut two.fresh(), Tick::from_micros(0));
 }
 
 #[test]

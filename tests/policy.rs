@@ -64,6 +64,12 @@ fn wrong_texts_are_told_where_and_what_was_expected() {
         "token_bucket, leaky_bucket, fixed_window, sliding_log or sliding_window_counter";
     let table = [
         ("", "column 1, at the end: expected a count, as in \"100/min\""),
+        ("10/s;;5/s", "column 6, at \";\": expected a count, as in \"100/min\""),
+        ("10/;5/s", "column 4, at \";\": expected a unit of time (ms, s, min, h or d)"),
+        (
+            ": 10/s",
+            "column 1, at \":\": a limit's name must be 1 to 128 printable ASCII characters without ':' and ';', and no space at its ends, not \"\"",
+        ),
         ("10/s;", "column 6, at the end: expected a count, as in \"100/min\""),
         (
             "bucket 10/s",
@@ -122,8 +128,14 @@ fn wrong_texts_are_told_where_and_what_was_expected() {
             "column 1, at \"é\": a limit's name must be 1 to 128 printable ASCII characters without ':' and ';', and no space at its ends, not \"é\"",
         ),
         ("a: 10/s; é 5/s", "column 10, at \"é\": expected a count, as in \"100/min\""),
-        ("a: 1/s; a: 2/s", "two limits of one policy are named \"a\": give each a name of its own"),
-        ("10/s; 10/1s", "two limits of one policy are named \"10/s\": give each a name of its own"),
+        (
+            "a: 1/s; a: 2/s",
+            "column 9, at \"a: 2/s\": two limits of one policy are named \"a\": give each a name of its own",
+        ),
+        (
+            "10/s; 10/1s",
+            "column 7, at \"10/1s\": two limits of one policy are named \"10/s\": give each a name of its own",
+        ),
     ];
     for (text, error) in table {
         assert_eq!(text.parse::<Policy>().unwrap_err().to_string(), error, "{text:?}");
@@ -177,13 +189,13 @@ fn wrong_configurations_are_refused_with_a_reason() {
         (r#"policy = []"#, "a policy needs at least one limit"),
         (
             r#"policy = { quota = "10/s", burst = 3 }"#,
-            "in \" 10/s burst 3\", column 7, at \"burst\"",
+            "in \"sliding_window_counter 10/s burst 3\", column 29, at \"burst\"",
         ),
         (r#"policy = { quota = "10/s", bust = 3 }"#, "unknown field `bust`"),
         (r#"policy = { algorithm = "gcra", quota = "10/s" }"#, "expected an algorithm"),
         (r#"policy = { name = "a;b", quota = "10/s" }"#, "a limit's name must be"),
         (r#"policy = { quota = "10/s;" }"#, "column 5"),
-        (r#"policy = { algorithm = "x: 1/s;", quota = "10/s" }"#, "in \"x: 1/s; 10/s\""),
+        (r#"policy = { algorithm = "x: token_bucket", quota = "10/s" }"#, "expected an algorithm"),
     ];
     for (toml, reason) in table {
         let error = toml::from_str::<Config>(toml).unwrap_err().to_string();

@@ -32,8 +32,8 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
         (self.0.0.fresh(), self.0.1.fresh())
     }
 
-    fn capacity(&self) -> u64 {
-        self.0.0.capacity().min(self.0.1.capacity())
+    fn limit(&self) -> u64 {
+        self.0.0.limit().min(self.0.1.limit())
     }
 
     fn room(&self, state: &Self::State, now: Tick) -> u64 {
@@ -81,8 +81,8 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
 
 /// # Panics
 ///
-/// An empty list has no capacity, and a limiter by it panics; a [`Policy`](crate::Policy) is
-/// never empty.
+/// An empty list limits nothing, and a limiter by it panics; a [`Policy`](crate::Policy) is
+/// never empty. So does one that is given the state of a list of another length.
 impl<A: Algorithm> Algorithm for All<Vec<A>> {
     type State = Box<[A::State]>;
 
@@ -90,8 +90,8 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
         self.0.iter().map(A::fresh).collect()
     }
 
-    fn capacity(&self) -> u64 {
-        self.0.iter().map(A::capacity).min().expect("a set has at least one limit")
+    fn limit(&self) -> u64 {
+        self.0.iter().map(A::limit).min().expect("a set has at least one limit")
     }
 
     fn room(&self, state: &Self::State, now: Tick) -> u64 {
@@ -105,12 +105,14 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
     }
 
     fn take(&self, state: &mut Self::State, n: u64, now: Tick) {
+        self.check_length(state);
         for (limit, state) in self.0.iter().zip(state) {
             limit.take(state, n, now);
         }
     }
 
     fn give_back(&self, state: &mut Self::State, n: u64, now: Tick) {
+        self.check_length(state);
         for (limit, state) in self.0.iter().zip(state) {
             limit.give_back(state, n, now);
         }
@@ -145,6 +147,11 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
 
 impl<A: Algorithm> All<Vec<A>> {
     fn zip<'s>(&self, state: &'s [A::State]) -> impl Iterator<Item = (&A, &'s A::State)> {
+        self.check_length(state);
         self.0.iter().zip(state)
+    }
+
+    fn check_length(&self, state: &[A::State]) {
+        assert_eq!(self.0.len(), state.len(), "a set was given the state of another one");
     }
 }

@@ -64,7 +64,7 @@ impl Algorithm for FixedWindow {
         FixedWindowState::default()
     }
 
-    fn capacity(&self) -> u64 {
+    fn limit(&self) -> u64 {
         self.0.count()
     }
 
@@ -99,6 +99,6 @@ impl Algorithm for FixedWindow {
     }
 
     fn describe(&self) -> Vec<Description> {
-        vec![Description { name: None, capacity: self.capacity(), window: Some(self.0.period()) }]
+        vec![Description { name: None, limit: self.limit(), window: Some(self.0.period()) }]
     }
 }

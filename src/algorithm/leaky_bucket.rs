@@ -91,7 +91,7 @@ impl Algorithm for LeakyBucket {
         BucketState::FRESH
     }
 
-    fn capacity(&self) -> u64 {
+    fn limit(&self) -> u64 {
         self.bucket.capacity()
     }
 
@@ -120,10 +120,6 @@ impl Algorithm for LeakyBucket {
     }
 
     fn describe(&self) -> Vec<Description> {
-        vec![Description {
-            name: None,
-            capacity: Algorithm::capacity(self),
-            window: self.bucket.window(),
-        }]
+        vec![Description { name: None, limit: self.limit(), window: self.bucket.window() }]
     }
 }

@@ -43,9 +43,9 @@ pub trait Algorithm: Send + Sync {
     fn fresh(&self) -> Self::State;
 
     /// The most units that can ever be taken at once; at least 1.
-    fn capacity(&self) -> u64;
+    fn limit(&self) -> u64;
 
-    /// Units that can be taken now; at most [`capacity`](Self::capacity).
+    /// Units that can be taken now; at most [`limit`](Self::limit).
     fn room(&self, state: &Self::State, now: Tick) -> u64;
 
     /// How long until `n` units, 1 or more, can be taken, if nobody else takes any.
@@ -74,7 +74,7 @@ pub trait Algorithm: Send + Sync {
     fn binding(&self, state: &Self::State, n: u64, now: Tick) -> Binding {
         Binding {
             index: 0,
-            capacity: self.capacity(),
+            limit: self.limit(),
             wait: if n == 0 { Wait::Ready } else { self.wait(state, n, now) },
             room: self.room(state, now),
         }
@@ -88,7 +88,7 @@ pub trait Algorithm: Send + Sync {
     /// What to call the limit, or each of the [`limit_count`](Self::limit_count) limits of a
     /// set, in [`Binding::index`]'s order.
     fn describe(&self) -> Vec<Description> {
-        vec![Description { name: None, capacity: self.capacity(), window: None }]
+        vec![Description { name: None, limit: self.limit(), window: None }]
     }
 }
 
@@ -99,7 +99,7 @@ pub enum Wait {
     Ready,
     /// They can be taken after so many microseconds, at least 1.
     After(u64),
-    /// They exceed the capacity.
+    /// They exceed the limit.
     Never,
 }
 
@@ -109,7 +109,7 @@ pub struct Binding {
     /// Its place in the set, counted from 0.
     pub index: usize,
     /// The most units that it ever holds.
-    pub capacity: u64,
+    pub limit: u64,
     /// How long it has to wait for the units that are wanted.
     pub wait: Wait,
     /// Units that it could give now.
@@ -135,7 +135,7 @@ pub struct Description {
     /// What it is called, where it has a name.
     pub name: Option<Name>,
     /// The most units that it ever holds.
-    pub capacity: u64,
+    pub limit: u64,
     /// The time in which it passes that many units, where it is a whole number of
     /// microseconds.
     pub window: Option<Duration>,

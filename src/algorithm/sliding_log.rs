@@ -106,7 +106,7 @@ impl Algorithm for SlidingLog {
         SlidingLogState::default()
     }
 
-    fn capacity(&self) -> u64 {
+    fn limit(&self) -> u64 {
         self.0.count()
     }
 
@@ -164,6 +164,6 @@ impl Algorithm for SlidingLog {
     }
 
     fn describe(&self) -> Vec<Description> {
-        vec![Description { name: None, capacity: self.capacity(), window: Some(self.0.period()) }]
+        vec![Description { name: None, limit: self.limit(), window: Some(self.0.period()) }]
     }
 }

@@ -105,7 +105,7 @@ impl Algorithm for SlidingWindowCounter {
         SlidingWindowCounterState::default()
     }
 
-    fn capacity(&self) -> u64 {
+    fn limit(&self) -> u64 {
         self.0.count()
     }
 
@@ -157,6 +157,6 @@ impl Algorithm for SlidingWindowCounter {
     }
 
     fn describe(&self) -> Vec<Description> {
-        vec![Description { name: None, capacity: self.capacity(), window: Some(self.0.period()) }]
+        vec![Description { name: None, limit: self.limit(), window: Some(self.0.period()) }]
     }
 }

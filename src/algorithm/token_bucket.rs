@@ -66,7 +66,7 @@ impl Algorithm for TokenBucket {
         BucketState::FRESH
     }
 
-    fn capacity(&self) -> u64 {
+    fn limit(&self) -> u64 {
         self.0.capacity()
     }
 
@@ -91,6 +91,6 @@ impl Algorithm for TokenBucket {
     }
 
     fn describe(&self) -> Vec<Description> {
-        vec![Description { name: None, capacity: self.capacity(), window: self.0.window() }]
+        vec![Description { name: None, limit: self.limit(), window: self.0.window() }]
     }
 }

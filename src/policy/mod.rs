@@ -153,10 +153,10 @@ impl Algorithm for Policy {
         })
     }
 
-    fn capacity(&self) -> u64 {
+    fn limit(&self) -> u64 {
         match &self.0 {
-            Choice::One(limit) => limit.capacity(),
-            Choice::Set(set) => set.capacity(),
+            Choice::One(limit) => limit.limit(),
+            Choice::Set(set) => set.limit(),
         }
     }
 
@@ -325,8 +325,8 @@ impl Algorithm for Limit {
         })
     }
 
-    fn capacity(&self) -> u64 {
-        each!(self, |a| Algorithm::capacity(a))
+    fn limit(&self) -> u64 {
+        each!(self, |a| a.limit())
     }
 
     fn room(&self, state: &LimitState, now: Tick) -> u64 {

@@ -1,5 +1,6 @@
 //! Policies, limits and quotas in configuration files.
 
+use super::text::{ALGORITHM_NAMES, ALGORITHMS, DEFAULT_ALGORITHM};
 use super::{Limit, Policy};
 use crate::quota::Quota;
 use serde::de::value::MapAccessDeserializer;
@@ -57,7 +58,11 @@ struct LimitTable {
 impl LimitTable {
     /// Through the text, which knows what goes with what.
     fn into_limit<E: de::Error>(self) -> Result<Limit, E> {
-        let mut text = self.algorithm.unwrap_or_default();
+        let mut text = self.algorithm.unwrap_or_else(|| DEFAULT_ALGORITHM.to_owned());
+        if !ALGORITHM_NAMES.contains(&text.as_str()) {
+            let expected = format_args!("{text:?}: expected an algorithm ({ALGORITHMS})");
+            return Err(E::custom(expected));
+        }
         let options = [("burst", self.burst), ("capacity", self.capacity)];
         let write = |text: &mut String| {
             write!(text, " {}", self.quota)?;

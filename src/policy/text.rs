@@ -15,12 +15,19 @@ impl FromStr for Policy {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let mut limits = Vec::new();
+        let mut limits: Vec<Limit> = Vec::new();
         let mut start = 0;
         for part in text.split(';') {
-            let parser = Parser { text, at: start, end: start + part.len() };
-            limits.push(parser.limit()?);
-            start += part.len() + 1;
+            let span = start..start + part.len();
+            let limit = Parser { text, at: span.start, end: span.end }.limit()?;
+            if limits.iter().any(|earlier| earlier.label() == limit.label()) {
+                let same = Kind::SameName { name: limit.label().to_string() };
+                let indent = part.len() - part.trim_start().len();
+                let span = span.start + indent..span.end;
+                return Err(Kind::Text(WrongText::new(text, span, same.to_string())).into());
+            }
+            limits.push(limit);
+            start = span.end + 1;
         }
         Self::all(limits)
     }
@@ -46,7 +53,7 @@ impl FromStr for Quota {
     }
 }
 
-const ALGORITHMS: &str =
+pub(super) const ALGORITHMS: &str =
     "token_bucket, leaky_bucket, fixed_window, sliding_log or sliding_window_counter";
 
 /// Reads one limit of a text: the bytes from `at` to `end`.
@@ -69,7 +76,7 @@ impl<'t> Parser<'t> {
         let name = self.name()?;
         let (algorithm_span, algorithm) = self.word();
         let algorithm = match algorithm {
-            "" => "sliding_window_counter",
+            "" => DEFAULT_ALGORITHM,
             named => named,
         };
         if !ALGORITHM_NAMES.contains(&algorithm) {
@@ -220,7 +227,9 @@ impl<'t> Parser<'t> {
     }
 }
 
-const ALGORITHM_NAMES: [&str; 5] =
+pub(super) const DEFAULT_ALGORITHM: &str = "sliding_window_counter";
+
+pub(super) const ALGORITHM_NAMES: [&str; 5] =
     ["token_bucket", "leaky_bucket", "fixed_window", "sliding_log", "sliding_window_counter"];
 
 impl Options {
@@ -267,14 +276,14 @@ impl fmt::Display for Limit {
         match &self.algorithm {
             AnyAlgorithm::TokenBucket(a) => {
                 write!(f, "token_bucket {}", a.quota())?;
-                if a.capacity() != a.quota().count() {
-                    write!(f, " burst {}", a.capacity())?;
+                if a.limit() != a.quota().count() {
+                    write!(f, " burst {}", a.limit())?;
                 }
                 Ok(())
             }
             AnyAlgorithm::LeakyBucket(a) => {
                 write!(f, "leaky_bucket {}", a.quota())?;
-                let capacity = Algorithm::capacity(a);
+                let capacity = a.limit();
                 if capacity != a.quota().count() {
                     write!(f, " capacity {capacity}")?;
                 }

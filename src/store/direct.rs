@@ -15,7 +15,9 @@ pub struct Direct<T, C = MonotonicClock> {
 }
 
 impl<T, C: Clock> Direct<T, C> {
-    pub(crate) fn new<A: Algorithm<State = T>>(algorithm: &A, clock: C) -> Self {
+    /// A state of `algorithm`, in which nothing is taken yet.
+    #[must_use]
+    pub fn new<A: Algorithm<State = T>>(algorithm: &A, clock: C) -> Self {
         Self { state: Mutex::new(algorithm.fresh()), clock }
     }
 

@@ -35,7 +35,7 @@ impl RateLimitFields {
         let mut text = String::new();
         for (name, limit) in names.iter().zip(limits) {
             let separator = if text.is_empty() { "" } else { ", " };
-            let q = limit.capacity.min(MAX_INTEGER);
+            let q = limit.limit.min(MAX_INTEGER);
             append(&mut text, format_args!("{separator}{};q={q}", Quoted(name)));
             if let Some(w) = limit.window.and_then(whole_seconds) {
                 append(&mut text, format_args!(";w={w}"));
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn numbers_stay_within_what_a_structured_field_can_hold() {
-        let limits = [Description { name: None, capacity: u64::MAX, window: None }];
+        let limits = [Description { name: None, limit: u64::MAX, window: None }];
         let fields = RateLimitFields::new(&limits);
         assert_eq!(fields.policy, r#""default";q=999999999999999"#);
     }

@@ -1,9 +1,10 @@
-use http::{Extensions, Request};
+use http::{Extensions, Request, StatusCode};
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Tells whose request it is.
 ///
-/// A closure from the request to a key is one:
+/// A closure from the request to a key is one, where the key is owned and there always is one:
 ///
 /// ```
 /// # use http::Request;
@@ -20,8 +21,8 @@ pub trait KeyExtractor<B> {
     ///
     /// # Errors
     ///
-    /// Where there is none; the request is then answered with the error's status, and not
-    /// passed on.
+    /// Where there is none; the request is then answered as the error says, and not passed
+    /// on.
     fn extract(&self, request: &Request<B>) -> Result<Self::Key, KeyError>;
 }
 
@@ -36,18 +37,51 @@ where
     }
 }
 
-/// A request whose key cannot be told.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeyError {
-    /// The server does not say who the peer is: answered 500 Internal Server Error, because
-    /// it is the server that must be mended.
-    #[error(
-        "the peer's address is not known: serve the router with \
-         into_make_service_with_connect_info::<SocketAddr>(), or put the peer's SocketAddr into \
-         the request's extensions"
-    )]
-    UnknownPeer,
+/// A request whose key cannot be told, and how to answer it.
+///
+/// ```
+/// use http::{Request, StatusCode};
+/// use tollgate::tower::{KeyError, KeyExtractor};
+///
+/// /// The API key. Who sends none is answered 401.
+/// #[derive(Clone)]
+/// struct ApiKey;
+///
+/// impl<B> KeyExtractor<B> for ApiKey {
+///     type Key = http::HeaderValue;
+///
+///     fn extract(&self, request: &Request<B>) -> Result<Self::Key, KeyError> {
+///         let key = request.headers().get("x-api-key").cloned();
+///         key.ok_or_else(|| KeyError::new(StatusCode::UNAUTHORIZED, "x-api-key is missing"))
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct KeyError {
+    status: StatusCode,
+    text: Cow<'static, str>,
+}
+
+impl KeyError {
+    /// Answers the request with this status and this text; it is not passed on.
+    pub fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    /// The status of the answer.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// It is the server that must be mended, not the client.
+    fn unknown_peer() -> Self {
+        let text = "the peer's address is not known: serve the router with \
+                    into_make_service_with_connect_info::<SocketAddr>(), or put the peer's \
+                    SocketAddr into the request's extensions";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+    }
 }
 
 /// The address of the peer at the other end of the connection; the default.
@@ -65,7 +99,7 @@ impl<B> KeyExtractor<B> for PeerIp {
     type Key = IpAddr;
 
     fn extract(&self, request: &Request<B>) -> Result<IpAddr, KeyError> {
-        let peer = peer(request.extensions()).ok_or(KeyError::UnknownPeer)?;
+        let peer = peer(request.extensions()).ok_or_else(KeyError::unknown_peer)?;
         Ok(network(peer.ip()))
     }
 }

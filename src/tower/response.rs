@@ -13,7 +13,8 @@ pub struct Refusal<'a> {
     /// The limiter's decision: [`Denied`](crate::Outcome::Denied) or
     /// [`Never`](crate::Outcome::Never).
     pub decision: Decision,
-    /// The name of the limit that refuses.
+    /// The name of the limit that refuses, as it stands in the `RateLimit` field: the limit's
+    /// own; `default` for a single limit without one.
     pub policy: &'a str,
 }
 
@@ -111,10 +112,7 @@ pub(super) enum Verdict<ReqBody, ResBody> {
 
 /// The answer to a request whose key cannot be told.
 pub(super) fn keyless<B: From<String>>(error: &KeyError) -> Response<B> {
-    let status = match error {
-        KeyError::UnknownPeer => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    plain_text(status, format!("{error}\n"))
+    plain_text(error.status(), format!("{error}\n"))
 }
 
 fn plain_text<B: From<String>>(status: StatusCode, text: String) -> Response<B> {

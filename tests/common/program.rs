@@ -7,17 +7,29 @@ use std::sync::Mutex;
 
 static BUILD: Mutex<()> = Mutex::new(());
 
+/// Builds an example, as the tests are built, and tells where it is.
 fn example(name: &str) -> PathBuf {
     let _one_at_a_time = BUILD.lock().unwrap();
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--profile", "test", "--all-features", "--example", name])
+        .args(["--message-format", "json-render-diagnostics"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .expect("cargo runs");
-    assert!(built.success(), "example {name} must compile");
-    // The tests lie in `deps` beside `examples`.
-    let tests = std::env::current_exe().unwrap();
-    tests.parent().unwrap().parent().unwrap().join("examples").join(name)
+    assert!(built.status.success(), "example {name} must compile");
+    let messages = str::from_utf8(&built.stdout).unwrap().lines();
+    let executable = messages
+        .map(|message| serde_json::from_str::<serde_json::Value>(message).unwrap())
+        .find_map(|message| Some(message["executable"].as_str()?.to_owned()));
+    PathBuf::from(executable.expect("an example is an executable"))
+}
+
+/// Runs an example that asks for nothing, and returns what it prints.
+pub fn run(name: &str) -> String {
+    let output = Command::new(example(name)).output().expect("the example runs");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// `examples/server.rs`, running.
@@ -53,15 +65,20 @@ impl Drop for Server {
     }
 }
 
-/// Runs `examples/replay.rs` on a trace.
-pub fn replay(arguments: &[&str], trace: &str) -> Output {
-    let mut process = Command::new(example("replay"))
+/// `examples/replay.rs`, running: its input and outputs are pipes.
+pub fn start_replay(arguments: &[&str]) -> Child {
+    Command::new(example("replay"))
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("replay starts");
+        .expect("replay starts")
+}
+
+/// Runs `examples/replay.rs` on a trace.
+pub fn replay(arguments: &[&str], trace: &str) -> Output {
+    let mut process = start_replay(arguments);
     let mut input = process.stdin.take().unwrap();
     let trace = trace.to_owned();
     // It may end at a bad line before it has read all.

@@ -1,9 +1,13 @@
-//! The replay of traces, as a program.
+//! The replay of traces, and the example of an own algorithm, as programs.
 
 mod common;
 
-use common::program::replay;
+use common::program::{replay, run, start_replay};
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 fn lines(output: &[u8]) -> Vec<Value> {
     let text = str::from_utf8(output).unwrap();
@@ -69,6 +73,29 @@ fn a_summary_has_totals_for_each_key() {
     assert_eq!(Value::from(lines(&output.stdout)), totals);
 }
 
+/// Whoever asks a line at a time is not kept waiting for the end of the trace.
+#[test]
+fn each_line_is_answered_before_the_next_is_awaited() {
+    let mut process = start_replay(&["--policy", "10/s"]);
+    let mut input = process.stdin.take().unwrap();
+    let mut output = BufReader::new(process.stdout.take().unwrap());
+    let (answers, answered) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut line = String::new();
+        while output.read_line(&mut line).unwrap() > 0 {
+            answers.send(std::mem::take(&mut line)).unwrap();
+        }
+    });
+    for question in ["0 a 1\n", "0 a 1\n# a comment\n", "0 a 1\n0 "] {
+        input.write_all(question.as_bytes()).unwrap();
+        let answer = answered.recv_timeout(Duration::from_secs(60)).expect("an answer");
+        assert!(answer.contains("allowed"));
+    }
+    drop(input);
+    assert_eq!(process.wait().unwrap().code(), Some(2), "the last line is not whole");
+    reader.join().unwrap();
+}
+
 #[test]
 fn bad_lines_end_the_run_with_their_number() {
     let table = [
@@ -96,4 +123,22 @@ fn bad_lines_end_the_run_with_their_number() {
     let first = replay(&["--policy", "10/s"], "0 a 1\nbad\n");
     assert_eq!(lines(&first.stdout).len(), 1, "what was decided before it is printed");
     assert_eq!(replay(&["--policy", "ten/s"], "").status.code(), Some(2));
+}
+
+#[test]
+fn an_algorithm_of_ones_own_decides_like_the_others() {
+    let expected = "    0 ms  allowed
+  100 ms  refused by cooldown: 100ms
+  200 ms  allowed
+  300 ms  refused by cooldown: 100ms
+  400 ms  allowed
+  500 ms  refused by log: 500ms
+  600 ms  refused by log: 400ms
+  700 ms  refused by log: 300ms
+  800 ms  refused by log: 200ms
+  900 ms  refused by log: 100ms
+ 1000 ms  allowed
+ 1100 ms  refused by cooldown: 100ms
+";
+    assert_eq!(run("own_algorithm"), expected);
 }
