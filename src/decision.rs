@@ -61,6 +61,9 @@ impl Decision {
     }
 
     /// Whether the units were admitted, now or after [`delay`](Self::delay).
+    ///
+    /// What asks for nothing (a debit, a refund, a reset, a cost of 0) is always admitted, even
+    /// in debt: look at [`remaining`](Self::remaining) there.
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
         matches!(self.outcome, Outcome::Allowed | Outcome::Delayed(_))

@@ -33,7 +33,7 @@
 //! | [`TokenBucket`] | exact rate | 24 bytes | up to `burst`, then steady | APIs: a pause earns a burst |
 //! | [`LeakyBucket`] | exact rate, even spacing | 24 bytes | none leaves: each is told when to go | feeding something that must not see bursts |
 //! | [`FixedWindow`] | up to twice the limit across a boundary | 16 bytes | a whole limit at any time in the window | quotas a day, "resets at midnight" |
-//! | [`SlidingLog`] | exact: never more in any window | 16 bytes for each instant | a whole limit at once | low limits that must hold: logins, payments |
+//! | [`SlidingLog`] | exact: never more in any window | 48 bytes, and 16 for each instant | a whole limit at once | low limits that must hold: logins, payments |
 //! | [`SlidingWindowCounter`] | an estimate, exact for even traffic | 32 bytes | a whole limit at once | nearly everything: "100 a minute" as people mean it |
 //!
 //! (To each key, the store adds 8 bytes of fingerprint and the free space of a hash table.)
@@ -72,7 +72,8 @@
 //!
 //! A limiter reads its clock once for each decision: by default a [`MonotonicClock`], set by
 //! the wall clock when first used. Tests bring a [`ManualClock`]. A clock that goes backwards
-//! is taken to stand still: nothing is minted, whatever it does.
+//! is taken to stand still: nothing is minted, whatever it does. (Only what a refund or a reset
+//! has made as good as new forgets the time.)
 //!
 //! # Features
 //!

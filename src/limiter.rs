@@ -10,7 +10,8 @@ use std::future::Future;
 ///
 /// Async in shape, so that it is the same trait for limits in process and limits elsewhere. A
 /// limiter in process answers with a future that is ready, and its error cannot happen; where
-/// the type is known, [`Limiter`]'s own methods need no `await`.
+/// the type is known, [`Limiter`]'s own methods need no `await`. To hand on a limiter that is in
+/// an [`Arc`](std::sync::Arc), write `&*arc`.
 ///
 /// ```
 /// use tollgate::{Limiter, Quota, RateLimiter, SlidingLog};
@@ -116,7 +117,10 @@ pub trait Describe: Send + Sync {
 /// limiter's keys are one namespace: `"1"` and `1` are two keys, `"a"` and `String::from("a")`
 /// one.
 ///
-/// Share a limiter between threads by reference or in an [`Arc`](std::sync::Arc).
+/// Share a limiter between threads by reference or in an [`Arc`](std::sync::Arc). As the field
+/// of a struct its type is `Limiter<TokenBucket>`, or `Limiter<Policy>` for limits that are
+/// read from a text. With a clock of its own, `Limiter<Policy, Memory<PolicyState, C>>`, where
+/// `C` may be `Arc<dyn Clock>`.
 #[derive(Debug)]
 pub struct Limiter<A: Algorithm, S = DefaultStore<A>> {
     algorithm: A,
@@ -200,8 +204,8 @@ mod in_process {
         }
     }
 
-    /// In process, every decision is made at once and cannot fail. None allocates, but for
-    /// what is to be kept of a key that is seen for the first time, and of a log's instants.
+    /// In process, every decision is made at once and cannot fail. On a key that is in memory
+    /// none allocates, but for the instants that a log has to keep.
     impl<A: Algorithm, C: Clock> Limiter<A, Memory<A::State, C>> {
         /// A limiter in process that takes its time from `clock`.
         #[must_use]
@@ -265,7 +269,7 @@ mod in_process {
 
         /// Charges `n` units, whether they are there or not: for costs that are known only
         /// afterwards. What was not there is a debt, worked off before anything is allowed
-        /// again.
+        /// again. It is never refused.
         ///
         /// A bucket's debt is at most what it works off in fifty years; other algorithms count
         /// up to 2^45 - 1 units.
@@ -277,6 +281,23 @@ mod in_process {
         /// let after = limiter.debit("alice", 15);
         /// assert_eq!(after.remaining(), 0);
         /// assert_eq!(after.next_after(), Some(Duration::from_secs(36))); // 6 units of 6 s
+        /// ```
+        ///
+        /// An estimate, corrected when the true cost is known:
+        ///
+        /// ```
+        /// # use tollgate::{Limiter, Quota, TokenBucket};
+        /// let tokens = Limiter::new(TokenBucket::new(Quota::per_minute(90_000)));
+        /// let (estimate, actual) = (2_000, 2_600);
+        /// if tokens.check_n("tenant", estimate).is_allowed() {
+        ///     // ... ask the language model ...
+        ///     let after = if actual > estimate {
+        ///         tokens.debit("tenant", actual - estimate)
+        ///     } else {
+        ///         tokens.refund("tenant", estimate - actual)
+        ///     };
+        ///     assert_eq!(after.remaining(), 87_400);
+        /// }
         /// ```
         pub fn debit<K: Hash + ?Sized>(&self, key: &K, n: u64) -> Decision {
             self.decide(key, Operation::Debit(n))

@@ -3,7 +3,7 @@
 mod common;
 
 use common::model::{Answer, Model, Verdict};
-use common::{InProcess, Subject, jumping_trace, policy};
+use common::{InProcess, Subject, cases, jumping_trace, one_limit};
 use proptest::prelude::*;
 use tollgate::{Decision, Operation, Outcome};
 
@@ -36,11 +36,11 @@ fn payable(operation: Operation, is_bucket: bool) -> Operation {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(cases(4_000))]
 
     #[test]
     fn each_algorithm_decides_as_its_model(
-        policy in policy().prop_filter("one limit", |policy| policy.limits().len() == 1),
+        policy in one_limit(),
         trace in jumping_trace(60),
     ) {
         let is_bucket = policy.to_string().contains("bucket");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{InProcess, Subject, forward_trace, jumping_trace, operation, policy};
+use common::{InProcess, Subject, cases, forward_trace, jumping_trace, operation, policy, set_of};
 use proptest::prelude::*;
 use tollgate::{Algorithm, All, Decision, Limiter, ManualClock, Operation, Outcome, Tick};
 
@@ -23,7 +23,7 @@ fn is_write(operation: Operation, decision: &Decision) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(cases(2_000))]
 
     /// Denied one tick before it, allowed at it: for each cost, and for the unit after those
     /// that remain.
@@ -168,7 +168,7 @@ proptest! {
     /// Pairs in pairs are the same set as a list.
     #[test]
     fn pairs_decide_as_lists(
-        policy in policy().prop_filter("three limits", |policy| policy.limits().len() == 3),
+        policy in set_of(3),
         trace in jumping_trace(40),
     ) {
         let [a, b, c] = policy.limits() else { unreachable!() };

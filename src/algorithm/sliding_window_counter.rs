@@ -16,6 +16,10 @@ use crate::quota::Quota;
 /// [Cloudflare published](https://blog.cloudflare.com/counting-things-a-lot-of-different-things/).
 /// It is exact where the previous window's units came evenly.
 ///
+/// Units count in full to the end of the window in which they were taken, and then fade over
+/// the next one. Whoever spends the limit at once waits until enough has faded: for one more
+/// unit a little longer than to the end of the window, for the whole limit up to two periods.
+///
 /// ```
 /// use tollgate::{Limiter, ManualClock, Quota, SlidingWindowCounter, Tick};
 ///

@@ -33,9 +33,26 @@ use crate::error::{Error, Kind};
 /// `burst: token_bucket 10/s burst 20; daily: fixed_window 5000/day`. Spaces do not matter.
 /// [`Display`](std::fmt::Display) writes a text that reads as the same policy.
 ///
-/// A limit without a name is called by its text. Under the `serde` feature a policy is that
-/// text, or a table for each limit (`name`, `algorithm`, `quota`, `burst`, `capacity`,
-/// `nodelay`), or a list of either.
+/// A limit without a name is called by its text.
+///
+/// # Configuration files
+///
+/// Under the `serde` feature a policy is read from such a text, from a table, or from a list
+/// of either; it is written as a text. In TOML, these are the same:
+///
+/// ```toml
+/// policy = "token_bucket 10/s burst 20; daily: fixed_window 5000/day"
+///
+/// policy = [
+///     { algorithm = "token_bucket", quota = "10/s", burst = 20 },
+///     { algorithm = "fixed_window", quota = "5000/day", name = "daily" },
+/// ]
+/// ```
+///
+/// `quota` is required. `burst` goes with `token_bucket`, `capacity` and `nodelay = true` with
+/// `leaky_bucket`.
+///
+/// # Examples
 ///
 /// ```
 /// use tollgate::{Limiter, Policy};

@@ -21,11 +21,15 @@ pub struct RateLimitLayer<L, E = PeerIp, R = PlainText> {
 
 impl<L: Describe> RateLimitLayer<L> {
     /// A layer that asks `limiter` by the address of the peer, [`PeerIp`].
+    ///
+    /// For now it takes limiters that cannot fail, as those in process:
+    /// `RateLimiter<K, Error = Infallible>`. A limiter without keys
+    /// ([`Limiter::direct`](crate::Limiter)) goes with `.key(|_: &Request<_>| ())`.
     pub fn new(limiter: L) -> Self {
         Self::shared(Arc::new(limiter))
     }
 
-    /// The same, with a limiter that is asked elsewhere too.
+    /// The same, with a limiter that is asked elsewhere too, and so is in an [`Arc`].
     pub fn shared(limiter: Arc<L>) -> Self {
         let answers = Answers::new(&limiter.describe(), PlainText);
         Self { limiter, extractor: PeerIp, answers }

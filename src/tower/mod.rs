@@ -1,14 +1,19 @@
 //! Middleware that guards a [`tower`](https://docs.rs/tower) HTTP service with a limiter.
 //!
-//! [`RateLimitLayer`] asks a limiter before each request. What is admitted goes on to the
-//! service, with the [`Decision`](crate::Decision) in its extensions; what is not is answered
-//! 429 Too Many Requests, and the service never sees it. Both kinds of answer carry
+//! [`RateLimitLayer`] asks a limiter for one unit before each request. What is admitted goes on
+//! to the service, with the [`Decision`](crate::Decision) in its extensions; what is not is
+//! answered 429 Too Many Requests, and the service never sees it. Both kinds of answer carry
 //!
 //! - `RateLimit-Policy` and `RateLimit`, as in
 //!   [draft-ietf-httpapi-ratelimit-headers-11](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/11/),
-//!   appended to any that the service sets itself;
+//!   appended to any that the service sets itself. `r` is what remains, `t` the seconds until
+//!   there is one more, rounded up. A single limit without a name is called `default` there;
 //! - on a refusal, `Retry-After` in whole seconds, rounded up and never 0: a client that sleeps
-//!   exactly so long gets through. A cost that can never pass has none.
+//!   exactly so long gets through.
+//!
+//! A [`LeakyBucket`](crate::LeakyBucket) admits requests and tells them when to go. The layer
+//! passes them on at once: it is for the handler to sleep for the
+//! [`delay`](crate::Decision::delay) of its decision, or for the policy to say `nodelay`.
 //!
 //! # In axum
 //!
@@ -34,34 +39,63 @@
 //! # Whose request is it?
 //!
 //! By default the peer's, by the address of its socket: see [`PeerIp`]. Headers that a client
-//! can write are not looked at. [`key`](RateLimitLayer::key) takes anything else, as a closure
-//! or a [`KeyExtractor`]:
+//! can write are not looked at. [`key`](RateLimitLayer::key) takes anything else: a closure,
+//! where there always is a key, or a [`KeyExtractor`], which may also answer the request itself.
 //!
-#![cfg_attr(feature = "memory", doc = "```")]
-#![cfg_attr(not(feature = "memory"), doc = "```ignore")]
-//! # use http::{Request, Response};
-//! # use std::convert::Infallible;
-//! # use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! # use tollgate::{Limiter, Quota, SlidingLog, tower::RateLimitLayer};
-//! # #[tokio::main]
-//! # async fn main() {
-//! let limiter = Limiter::new(SlidingLog::new(Quota::per_minute(1)));
-//! let service = ServiceBuilder::new()
-//!     // A budget for each path.
-//!     .layer(RateLimitLayer::new(limiter).key(|request: &Request<String>| request.uri().path().to_owned()))
-//!     .service(service_fn(|_: Request<String>| async {
-//!         Ok::<_, Infallible>(Response::new(String::from("hello")))
-//!     }));
+//! # Everything at once
 //!
-//! let get = |path: &str| Request::get(path).body(String::new()).unwrap();
-//! assert_eq!(service.clone().oneshot(get("/a")).await.unwrap().status(), 200);
-//! assert_eq!(service.clone().oneshot(get("/b")).await.unwrap().status(), 200);
+//! A limit for each address outside, one for each API key inside, an own answer to refused
+//! requests, and a handler that looks at the decision:
 //!
-//! let refused = service.oneshot(get("/a")).await.unwrap();
-//! assert_eq!(refused.status(), 429);
-//! assert_eq!(refused.headers()["retry-after"], "60");
+#![cfg_attr(all(feature = "axum", feature = "memory"), doc = "```")]
+#![cfg_attr(not(all(feature = "axum", feature = "memory")), doc = "```ignore")]
+//! use axum::extract::Request;
+//! use axum::http::{HeaderValue, StatusCode};
+//! use axum::response::{IntoResponse, Response};
+//! use axum::{Extension, Router, routing::get};
+//! use tollgate::tower::{Refusal, RateLimitLayer};
+//! use tollgate::{Decision, Limiter, Policy};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let by_address: Policy = "addresses: token_bucket 100/s".parse()?;
+//! let by_key: Policy = "keys: sliding_log 2/min".parse()?;
+//!
+//! let app: Router = Router::new()
+//!     .route("/", get(async |Extension(decision): Extension<Decision>| {
+//!         format!("{} left", decision.remaining())
+//!     }))
+//!     .layer(
+//!         RateLimitLayer::new(Limiter::new(by_key))
+//!             // Types are needed here; the key must be owned. All without a key share a budget.
+//!             .key(|request: &Request| request.headers().get("x-api-key").cloned())
+//!             .refusal(|refusal: &Refusal<'_>| -> Response {
+//!                 let text = format!("{{\"violated\":{:?}}}", refusal.policy);
+//!                 (StatusCode::TOO_MANY_REQUESTS, text).into_response()
+//!             }),
+//!     )
+//!     .layer(RateLimitLayer::new(Limiter::new(by_address))); // added last, so outermost
+//!
+//! # use tower::ServiceExt;
+//! # let ask = async || {
+//! #     let mut request = Request::new(axum::body::Body::empty());
+//! #     request.headers_mut().insert("x-api-key", HeaderValue::from_static("a"));
+//! #     request.extensions_mut().insert("192.0.2.1:1".parse::<std::net::SocketAddr>().unwrap());
+//! #     app.clone().oneshot(request).await.unwrap()
+//! # };
+//! # assert_eq!(ask().await.status(), 200);
+//! # assert_eq!(ask().await.status(), 200);
+//! # let refused = ask().await;
+//! # assert_eq!(refused.status(), 429);
+//! # assert_eq!(refused.headers().get_all("ratelimit").iter().count(), 2);
+//! # Ok(())
 //! # }
 //! ```
+//!
+//! Of stacked layers, the outer asks first. What it refuses costs the inner one nothing; what
+//! the inner one refuses has been charged outside. Each appends its own members to the fields,
+//! so give each limit a name. The handler finds the innermost layer's decision. Limits on the
+//! *same* key belong into one [`Policy`](crate::Policy) instead: it charges all or none.
 
 mod future;
 mod headers;

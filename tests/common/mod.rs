@@ -5,6 +5,7 @@
 pub mod model;
 pub mod program;
 
+use proptest::collection::SizeRange;
 use proptest::prelude::*;
 use tollgate::{Decision, Limiter, ManualClock, Memory, Operation, Policy, PolicyState, Tick};
 
@@ -94,17 +95,33 @@ fn limit() -> impl Strategy<Value = String> {
     })
 }
 
+/// A policy of one limit.
+pub fn one_limit() -> impl Strategy<Value = Policy> {
+    limit().prop_map(|text| parse(&text))
+}
+
+/// A set of so many limits.
+pub fn set_of(limits: impl Into<SizeRange>) -> impl Strategy<Value = Policy> {
+    prop::collection::vec(limit(), limits).prop_map(|limits| {
+        let named =
+            ["a", "b", "c"].iter().zip(limits).map(|(name, limit)| format!("{name}: {limit}"));
+        parse(&named.collect::<Vec<_>>().join("; "))
+    })
+}
+
 /// Any policy: most often one limit, else a set of two or three.
 pub fn policy() -> impl Strategy<Value = Policy> {
-    let names = ["a", "b", "c"];
-    prop_oneof![
-        3 => limit(),
-        2 => prop::collection::vec(limit(), 2..=3).prop_map(move |limits| {
-            let named = names.iter().zip(limits).map(|(name, limit)| format!("{name}: {limit}"));
-            named.collect::<Vec<_>>().join("; ")
-        }),
-    ]
-    .prop_map(|text| text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}")))
+    prop_oneof![3 => one_limit(), 2 => set_of(2..=3)]
+}
+
+fn parse(text: &str) -> Policy {
+    text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+/// So many cases, times the environment variable `TOLLGATE_CASES_FACTOR` for a longer look.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let factor = std::env::var("TOLLGATE_CASES_FACTOR").map_or(1, |factor| factor.parse().unwrap());
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases * factor) }
 }
 
 fn units() -> impl Strategy<Value = u64> {
