@@ -66,45 +66,49 @@ struct Parser<'t> {
 /// What an algorithm is made with, apart from the quota.
 #[derive(Default)]
 struct Options {
-    burst: Option<u64>,
-    capacity: Option<u64>,
+    /// The `burst` or the `capacity`, with its place in the text.
+    size: Option<(Range<usize>, u64)>,
     nodelay: bool,
 }
 
 impl<'t> Parser<'t> {
     fn limit(mut self) -> Result<Limit, Error> {
         let name = self.name()?;
-        let (algorithm_span, algorithm) = self.word();
-        let algorithm = match algorithm {
-            "" => DEFAULT_ALGORITHM,
-            named => named,
-        };
-        if !ALGORITHM_NAMES.contains(&algorithm) {
-            return Err(self.wrong(
-                algorithm_span,
-                format!("expected an algorithm ({ALGORITHMS}) or a count"),
-            ));
-        }
+        let algorithm = self.algorithm()?;
         let quota = self.quota()?;
+        let options = self.options(algorithm)?;
+        let algorithm = options.build(algorithm, quota).map_err(|error| {
+            let span = options.size.map_or(self.here(), |(span, _)| span);
+            self.wrong(span, error.to_string())
+        })?;
+        Ok(Limit { name, algorithm })
+    }
+
+    /// `[ ALGORITHM ]`: one of [`ALGORITHM_NAMES`].
+    fn algorithm(&mut self) -> Result<&'t str, Error> {
+        match self.word() {
+            (_, "") => Ok(DEFAULT_ALGORITHM),
+            (_, name) if ALGORITHM_NAMES.contains(&name) => Ok(name),
+            (span, _) => {
+                Err(self.wrong(span, format!("expected an algorithm ({ALGORITHMS}) or a count")))
+            }
+        }
+    }
+
+    /// `[ OPTION ... ]`, and the end of the limit.
+    fn options(&mut self, algorithm: &str) -> Result<Options, Error> {
         let mut options = Options::default();
-        let mut capacity_span = self.at..self.at;
         loop {
             let (span, option) = self.word();
-            let repeated = match option {
-                "" => break,
-                "burst" if algorithm == "token_bucket" => {
-                    let (count_span, count) = self.number("a number of tokens")?;
-                    capacity_span = count_span;
-                    options.burst.replace(count).is_some()
+            let repeated = match (algorithm, option) {
+                (_, "") => break,
+                ("token_bucket", "burst") => {
+                    options.size.replace(self.number("a number of tokens")?).is_some()
                 }
-                "capacity" if algorithm == "leaky_bucket" => {
-                    let (count_span, count) = self.number("a number of units")?;
-                    capacity_span = count_span;
-                    options.capacity.replace(count).is_some()
+                ("leaky_bucket", "capacity") => {
+                    options.size.replace(self.number("a number of units")?).is_some()
                 }
-                "nodelay" if algorithm == "leaky_bucket" => {
-                    std::mem::replace(&mut options.nodelay, true)
-                }
+                ("leaky_bucket", "nodelay") => std::mem::replace(&mut options.nodelay, true),
                 _ => {
                     let expected = match algorithm {
                         "token_bucket" => "\"burst COUNT\" or the end of the limit",
@@ -119,10 +123,7 @@ impl<'t> Parser<'t> {
             }
         }
         self.finish("an option or the end of the limit")?;
-        let algorithm = options
-            .build(algorithm, quota)
-            .map_err(|error| self.wrong(capacity_span, error.to_string()))?;
-        Ok(Limit { name, algorithm })
+        Ok(options)
     }
 
     /// `[ NAME ":" ]`
@@ -234,18 +235,13 @@ pub(super) const ALGORITHM_NAMES: [&str; 5] =
 
 impl Options {
     /// `algorithm` is one of [`ALGORITHM_NAMES`].
-    fn build(self, algorithm: &str, quota: Quota) -> Result<AnyAlgorithm, Error> {
+    fn build(&self, algorithm: &str, quota: Quota) -> Result<AnyAlgorithm, Error> {
+        let size = self.size.as_ref().map_or(quota.count(), |(_, size)| *size);
         Ok(match algorithm {
-            "token_bucket" => {
-                let bucket = TokenBucket::new(quota);
-                let burst = self.burst.unwrap_or(quota.count());
-                AnyAlgorithm::TokenBucket(bucket.try_burst(burst)?)
-            }
+            "token_bucket" => AnyAlgorithm::TokenBucket(TokenBucket::new(quota).try_burst(size)?),
             "leaky_bucket" => {
-                let bucket = LeakyBucket::new(quota);
-                let bucket = if self.nodelay { bucket.nodelay() } else { bucket };
-                let capacity = self.capacity.unwrap_or(quota.count());
-                AnyAlgorithm::LeakyBucket(bucket.try_capacity(capacity)?)
+                let bucket = LeakyBucket::new(quota).try_capacity(size)?;
+                AnyAlgorithm::LeakyBucket(if self.nodelay { bucket.nodelay() } else { bucket })
             }
             "fixed_window" => AnyAlgorithm::FixedWindow(FixedWindow::new(quota)),
             "sliding_log" => AnyAlgorithm::SlidingLog(SlidingLog::new(quota)),
