@@ -12,8 +12,11 @@ use tollgate::{
 
 const KEYS: u64 = 100_000;
 
-/// So much that nothing is ever refused.
-const GENEROUS: Quota = Quota::per_second(10_000_000_000);
+/// So much that nothing is refused, over so long that no key is fresh again within the run.
+const GENEROUS: Quota = Quota::per_day(10_000_000_000);
+/// For buckets, the same by their size.
+const SLOW: Quota = Quota::per_hour(1_000_000);
+const LARGE: u64 = 10_000_000_000;
 /// So little that everything is, once the first has been taken.
 const MEAN: Quota = Quota::per_day(1);
 /// A log remembers each instant: keep it short.
@@ -55,8 +58,8 @@ fn decisions<A: Algorithm + Copy>(c: &mut Criterion, name: &str, generous: A, me
 
 fn algorithms(c: &mut Criterion) {
     let short = SHORT.parse().expect("a quota");
-    decisions(c, "token_bucket", TokenBucket::new(GENEROUS), TokenBucket::new(MEAN));
-    decisions(c, "leaky_bucket", LeakyBucket::new(GENEROUS), LeakyBucket::new(MEAN));
+    decisions(c, "token_bucket", TokenBucket::new(SLOW).burst(LARGE), TokenBucket::new(MEAN));
+    decisions(c, "leaky_bucket", LeakyBucket::new(SLOW).capacity(LARGE), LeakyBucket::new(MEAN));
     decisions(c, "fixed_window", FixedWindow::new(GENEROUS), FixedWindow::new(MEAN));
     decisions(c, "sliding_log", SlidingLog::new(short), SlidingLog::new(MEAN));
     decisions(
