@@ -4,7 +4,7 @@ mod common;
 
 use common::program::Server;
 use reqwest::{Client, Response, StatusCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -38,6 +38,7 @@ async fn a_burst_then_429_with_the_fields_of_the_draft() {
         (200, r#""default";r=0;t=2"#, "none"),
         (429, r#""default";r=0;t=2"#, "2"),
     ];
+    let started = Instant::now();
     for (status, ratelimit, retry_after) in table {
         let response = get(&client, server.url("/")).await;
         assert_eq!(response.status(), status);
@@ -48,12 +49,14 @@ async fn a_burst_then_429_with_the_fields_of_the_draft() {
     assert_eq!(hits(&client, &server).await, 3, "a refused request does not reach the handler");
 
     sleep(Duration::from_millis(1_200)).await;
-    let refused = get(&client, server.url("/")).await;
-    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
-    let wait: u64 = header(&refused, "retry-after").parse().unwrap();
-    assert_eq!(wait, 1);
-    sleep(Duration::from_secs(wait)).await;
-    assert_eq!(get(&client, server.url("/")).await.status(), StatusCode::OK);
+    let response = get(&client, server.url("/")).await;
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        assert_eq!(header(&response, "retry-after"), "1", "at most 800 ms are left");
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(get(&client, server.url("/")).await.status(), StatusCode::OK);
+    } else {
+        assert!(started.elapsed() >= Duration::from_secs(2), "only a slow machine gets here");
+    }
 }
 
 /// As the README has it.
@@ -71,18 +74,23 @@ async fn by_default_the_fourth_request_is_refused() {
 async fn refusals_cost_nothing_and_idle_time_refills_no_more_than_the_burst() {
     let server = Server::start(&["--policy", "token_bucket 1/2s burst 3"]);
     let client = http1();
+    // How many of `n` are allowed, and how many more units came back meanwhile at the most.
     let ask = async |n: usize| {
+        let started = Instant::now();
         let mut allowed = 0;
         for _ in 0..n {
-            allowed += usize::from(get(&client, server.url("/")).await.status() == StatusCode::OK);
+            allowed += u64::from(get(&client, server.url("/")).await.status() == StatusCode::OK);
         }
-        allowed
+        (allowed, started.elapsed().as_secs() / 2 + 1)
     };
-    assert_eq!(ask(103).await, 3);
+    let (allowed, came_back) = ask(103).await;
+    assert!((3..=2 + came_back).contains(&allowed), "{allowed}");
     sleep(Duration::from_millis(2_050)).await;
-    assert_eq!(ask(20).await, 1);
+    let (allowed, came_back) = ask(20).await;
+    assert!((1..=came_back).contains(&allowed), "{allowed}: a hundred refusals cost nothing");
     sleep(Duration::from_secs(10)).await;
-    assert_eq!(ask(20).await, 3);
+    let (allowed, came_back) = ask(20).await;
+    assert!((3..=2 + came_back).contains(&allowed), "{allowed}: idle time refills three");
 }
 
 /// Exactly the limit, over many connections and over many streams of one.

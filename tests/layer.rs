@@ -75,7 +75,8 @@ fn all<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
 
 #[tokio::test]
 async fn decisions_ride_in_the_extensions_and_fields_are_appended() {
-    let mut service = RateLimitLayer::new(limiter("fixed_window 2/h")).layer(Strict::default());
+    let mut service =
+        RateLimitLayer::new(limiter("token_bucket 1/h burst 2")).layer(Strict::default());
 
     let response = service.ready().await.unwrap().call(get("192.0.2.1:1")).await.unwrap();
     let ratelimit = all(response.headers(), "ratelimit");
@@ -128,7 +129,7 @@ async fn a_key_that_is_missing_is_answered_as_the_extractor_says() {
 
 #[tokio::test]
 async fn refusals_are_replaced_by_a_closure_and_still_say_when_to_retry() {
-    let layer = RateLimitLayer::new(limiter("strict: fixed_window 1/d"))
+    let layer = RateLimitLayer::new(limiter("strict: token_bucket 1/d"))
         .key(|_: &Request<()>| "everyone")
         .refusal(|refusal: &Refusal<'_>| {
             let mut response = Response::new(Full::from(format!("no: {}", refusal.policy)));

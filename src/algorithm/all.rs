@@ -1,7 +1,7 @@
 use super::{Algorithm, Binding, Description, Wait};
 use crate::clock::Tick;
 
-/// Several limits on one key, all or nothing: 10 a second *and* 1,000 an hour.
+/// Several limits on one key, all or nothing: 10 a minute *and* 1,000 a day.
 ///
 /// A set of limits is an algorithm like any other. Units are taken from all of its limits or
 /// from none; it waits as long as the slowest of them, and
@@ -14,13 +14,13 @@ use crate::clock::Tick;
 /// use tollgate::{All, FixedWindow, Limiter, Quota, TokenBucket};
 ///
 /// let limiter = Limiter::new(All((
-///     TokenBucket::new(Quota::per_second(10)),
-///     FixedWindow::new(Quota::per_hour(1000)),
+///     TokenBucket::new(Quota::per_minute(10)),
+///     FixedWindow::new(Quota::per_day(1000)),
 /// )));
 /// assert!(limiter.check_n("alice", 10).is_allowed());
 /// let refused = limiter.check("alice");
 /// assert!(!refused.is_allowed());
-/// assert_eq!(refused.binding(), 0); // the 10 a second; the hour's 990 are untouched
+/// assert_eq!(refused.binding(), 0); // the 10 a minute; the day's 990 are untouched
 /// ```
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct All<T>(pub T);

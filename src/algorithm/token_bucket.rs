@@ -14,8 +14,8 @@ use crate::quota::Quota;
 /// ```
 /// use tollgate::{Limiter, Quota, TokenBucket};
 ///
-/// // 10 a second, and up to 20 at once after a pause of 2 seconds.
-/// let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)).burst(20));
+/// // 10 a minute, and up to 20 at once after a pause of 2 minutes.
+/// let limiter = Limiter::new(TokenBucket::new(Quota::per_minute(10)).burst(20));
 /// assert!(limiter.check_n("alice", 20).is_allowed());
 /// assert!(!limiter.check("alice").is_allowed());
 /// ```
