@@ -54,6 +54,12 @@ pub enum Outcome {
     Never,
 }
 
+impl Outcome {
+    pub(crate) const fn admits(self) -> bool {
+        matches!(self, Self::Allowed | Self::Delayed(_))
+    }
+}
+
 impl Decision {
     /// The verdict.
     pub const fn outcome(&self) -> Outcome {
@@ -66,7 +72,7 @@ impl Decision {
     /// in debt: look at [`remaining`](Self::remaining) there.
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
-        matches!(self.outcome, Outcome::Allowed | Outcome::Delayed(_))
+        self.outcome.admits()
     }
 
     /// How long the admitted must hold back before they go; zero where they may go at once.

@@ -22,7 +22,7 @@ use std::time::Duration;
 /// ```
 #[derive(thiserror::Error)]
 #[error(transparent)]
-pub struct Error(#[from] Kind);
+pub struct Error(#[from] pub(crate) Kind);
 
 /// The message: what `unwrap` shows.
 impl fmt::Debug for Error {
@@ -63,7 +63,7 @@ pub(crate) enum Kind {
     Name { name: String },
 
     #[error("two limits of one policy are named {name:?}: give each a name of its own")]
-    SameName { name: String },
+    SameName { name: String, index: usize },
 
     #[error("a policy needs at least one limit")]
     NoLimit,

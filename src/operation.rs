@@ -46,7 +46,7 @@ impl Operation {
         let (asked, outcome, granted) = match self {
             Self::Check(n) => {
                 let outcome = verdict(algorithm, state, n, now);
-                let granted = if admits(outcome) { n } else { 0 };
+                let granted = if outcome.admits() { n } else { 0 };
                 (n, outcome, granted)
             }
             Self::Peek(n) => (n, verdict(algorithm, state, n, now), 0),
@@ -70,7 +70,7 @@ impl Operation {
         }
 
         let remaining = algorithm.room(state, now);
-        let wanted = if admits(outcome) { 0 } else { asked };
+        let wanted = if outcome.admits() { 0 } else { asked };
         let binding = algorithm.binding(state, wanted, now);
         Decision {
             outcome,
@@ -82,10 +82,6 @@ impl Operation {
             binding: binding.index,
         }
     }
-}
-
-fn admits(outcome: Outcome) -> bool {
-    matches!(outcome, Outcome::Allowed | Outcome::Delayed(_))
 }
 
 fn verdict<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, now: Tick) -> Outcome {

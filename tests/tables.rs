@@ -93,7 +93,7 @@ fn rates_are_exact_when_polled_at_every_tick() {
     }
 }
 
-/// A unit of every 3 ticks and a bit, and polls that see each but one of them.
+/// A unit every 3 1/3 ticks, and polls between them that take nothing.
 #[test]
 fn polling_without_taking_loses_nothing() {
     for step in [1, 2, 3, 5, 7, 11] {
@@ -104,7 +104,7 @@ fn polling_without_taking_loses_nothing() {
             now += step;
             assert!(!subject.check(now, "k", 10).is_allowed());
         }
-        // 10 units take 33,334.1 ns each.
+        // 10 units take 33.3341 ticks.
         assert!(!subject.check(MIDNIGHT + 33, "k", 10).is_allowed());
         assert!(subject.check(MIDNIGHT + 34, "k", 10).is_allowed());
     }

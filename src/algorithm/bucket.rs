@@ -16,18 +16,13 @@ use std::time::Duration;
 /// It holds whole numbers only, and no setting of the bucket, so it can be read under another
 /// quota. No fraction of a unit is ever lost: `since` moves only by spans in which a whole
 /// number of units is regained exactly.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BucketState {
     /// Units used at the instant `since`.
     used: u64,
     since: Tick,
     /// When this state was written; earlier instants read as this one.
     last: Tick,
-}
-
-impl BucketState {
-    pub(super) const FRESH: Self =
-        Self { used: 0, since: Tick::from_micros(0), last: Tick::from_micros(0) };
 }
 
 /// A level falling by `units` every `ticks`, in lowest terms.
@@ -133,7 +128,7 @@ impl Bucket {
         state.used = state.used.saturating_sub(n);
         *state = self.at(state, now);
         if state.used == 0 {
-            *state = BucketState::FRESH;
+            *state = BucketState::default();
         }
     }
 

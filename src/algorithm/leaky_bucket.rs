@@ -90,7 +90,7 @@ impl Algorithm for LeakyBucket {
     type State = BucketState;
 
     fn fresh(&self) -> BucketState {
-        BucketState::FRESH
+        BucketState::default()
     }
 
     fn limit(&self) -> u64 {

@@ -63,7 +63,7 @@ impl Algorithm for TokenBucket {
     type State = BucketState;
 
     fn fresh(&self) -> BucketState {
-        BucketState::FRESH
+        BucketState::default()
     }
 
     fn limit(&self) -> u64 {

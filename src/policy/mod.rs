@@ -107,10 +107,11 @@ impl Policy {
     /// Where there is no limit, or where two of them have the same name.
     pub fn all(limits: impl IntoIterator<Item = Limit>) -> Result<Self, Error> {
         let mut limits: Vec<Limit> = limits.into_iter().collect();
-        let mut names: Vec<Name> = limits.iter().map(Limit::label).collect();
-        names.sort_unstable();
-        if let Some(same) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Kind::SameName { name: same[0].to_string() }.into());
+        let names: Vec<Name> = limits.iter().map(Limit::label).collect();
+        for (index, name) in names.iter().enumerate() {
+            if names[..index].contains(name) {
+                return Err(Kind::SameName { name: name.to_string(), index }.into());
+            }
         }
         match limits.len() {
             0 => Err(Kind::NoLimit.into()),

@@ -15,21 +15,21 @@ impl FromStr for Policy {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let mut limits: Vec<Limit> = Vec::new();
+        let (mut limits, mut spans) = (Vec::new(), Vec::new());
         let mut start = 0;
         for part in text.split(';') {
-            let span = start..start + part.len();
-            let limit = Parser { text, at: span.start, end: span.end }.limit()?;
-            if limits.iter().any(|earlier| earlier.label() == limit.label()) {
-                let same = Kind::SameName { name: limit.label().to_string() };
-                let indent = part.len() - part.trim_start().len();
-                let span = span.start + indent..span.end;
-                return Err(Kind::Text(WrongText::new(text, span, same.to_string())).into());
-            }
-            limits.push(limit);
-            start = span.end + 1;
+            let end = start + part.len();
+            limits.push(Parser { text, at: start, end }.limit()?);
+            spans.push(end - part.trim_start().len()..end);
+            start = end + 1;
         }
-        Self::all(limits)
+        Self::all(limits).map_err(|error| match error.0 {
+            Kind::SameName { index, .. } => {
+                let span = spans.swap_remove(index);
+                Kind::Text(WrongText::new(text, span, error.to_string())).into()
+            }
+            _ => error,
+        })
     }
 }
 

@@ -80,7 +80,7 @@ impl<T, C: Clock> Memory<T, C> {
         let now = now.max(shard.dropped_at);
         let mut state = algorithm.fresh();
         let decision = operation.apply(algorithm, &mut state, now);
-        if algorithm.fresh_after(&state, now) > 0 {
+        if decision.reset_after_micros > 0 {
             if shard.states.len() == shard.states.capacity() {
                 shard.drop_fresh(algorithm, now);
             }

@@ -76,14 +76,19 @@ impl RateLimitValues {
     }
 }
 
-/// Sets `Retry-After` (RFC 9110) where waiting helps: digits only, at least 1.
+/// Whole seconds after which to ask again, at least 1; `None` where waiting does not help.
+pub(super) fn retry_after_seconds(decision: &Decision) -> Option<u64> {
+    Some(seconds_rounded_up(decision.retry_after()?).max(1))
+}
+
+/// Sets `Retry-After` (RFC 9110) where waiting helps: digits only.
 pub(super) fn set_retry_after(decision: &Decision, headers: &mut HeaderMap) {
-    if let Some(retry_after) = decision.retry_after() {
-        headers.insert(RETRY_AFTER, seconds_rounded_up(retry_after).max(1).into());
+    if let Some(seconds) = retry_after_seconds(decision) {
+        headers.insert(RETRY_AFTER, seconds.into());
     }
 }
 
-pub(super) fn seconds_rounded_up(duration: Duration) -> u64 {
+fn seconds_rounded_up(duration: Duration) -> u64 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     seconds.min(MAX_INTEGER)
 }

@@ -1,4 +1,4 @@
-use super::headers::{RateLimitFields, RateLimitValues, seconds_rounded_up, set_retry_after};
+use super::headers::{RateLimitFields, RateLimitValues, retry_after_seconds, set_retry_after};
 use super::key::KeyError;
 use crate::algorithm::Description;
 use crate::decision::Decision;
@@ -55,10 +55,8 @@ pub struct PlainText;
 
 impl<B: From<String>> Refuse<B> for PlainText {
     fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
-        let text = match refusal.decision.retry_after() {
-            Some(wait) => {
-                format!("Too many requests: retry after {} s.\n", seconds_rounded_up(wait))
-            }
+        let text = match retry_after_seconds(&refusal.decision) {
+            Some(seconds) => format!("Too many requests: retry after {seconds} s.\n"),
             None => "This request costs more than its limit ever allows.\n".to_owned(),
         };
         plain_text(StatusCode::TOO_MANY_REQUESTS, text)

@@ -33,7 +33,7 @@ pub struct InProcess {
 
 impl InProcess {
     pub fn new(policy: &str) -> Self {
-        Self::with_policy(policy.parse().unwrap_or_else(|error| panic!("{policy:?}: {error}")))
+        Self::with_policy(parse(policy))
     }
 
     pub fn with_policy(policy: Policy) -> Self {

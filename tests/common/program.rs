@@ -1,15 +1,21 @@
 //! The examples as programs: built when a test needs them, and stopped with it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 
-static BUILD: Mutex<()> = Mutex::new(());
+/// Where the examples are that have been built already.
+static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
 
 /// Builds an example, as the tests are built, and tells where it is.
 fn example(name: &str) -> PathBuf {
-    let _one_at_a_time = BUILD.lock().unwrap();
+    let mut built = BUILT.lock().unwrap();
+    built.entry(name.to_owned()).or_insert_with(|| build(name)).clone()
+}
+
+fn build(name: &str) -> PathBuf {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--profile", "test", "--all-features", "--example", name])
         .args(["--message-format", "json-render-diagnostics"])
