@@ -116,7 +116,8 @@ impl ManualClock {
     /// Moves the clock forwards by `duration`, rounded down to whole microseconds.
     pub fn advance(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        self.set(self.now().saturating_add(micros));
+        let later = |now: u64| Some(now.saturating_add(micros));
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
     }
 }
 
@@ -182,6 +183,22 @@ mod tests {
         assert_eq!(Tick::from_micros(u64::MAX), Tick::MAX);
         assert_eq!(Tick::MAX.saturating_add(7).micros_since(Tick::MAX), 7);
         assert_eq!(Tick::MAX.micros_since(Tick::MAX.saturating_add(7)), 0);
+    }
+
+    #[test]
+    fn a_manual_clock_misses_no_advance_of_any_thread() {
+        let clock = ManualClock::new(Tick::from_micros(0));
+        let start = std::sync::Barrier::new(4);
+        let advance = || {
+            start.wait();
+            (0..500_000).for_each(|_| clock.advance(Duration::from_micros(1)));
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(advance);
+            }
+        });
+        assert_eq!(clock.now(), Tick::from_micros(2_000_000));
     }
 
     #[cfg(feature = "memory")]
