@@ -42,6 +42,39 @@ impl Error {
     }
 }
 
+/// What went wrong between a store and its server.
+#[cfg(feature = "redis")]
+impl Error {
+    /// Whether the server could not be reached, or the connection to it broke.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        self.is_failure(|failure| matches!(failure, Failure::Unreachable))
+    }
+
+    /// Whether the server did not answer in time. It may have charged the key all the same.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.is_failure(|failure| matches!(failure, Failure::TimedOut(_)))
+    }
+
+    /// Whether the server answered that it will not do it: it is a replica, or out of memory,
+    /// or has not let us in, or has something else stored at the key.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.is_failure(|failure| matches!(failure, Failure::Refused))
+    }
+
+    /// Whether the server answered something that no script of this crate would.
+    #[must_use]
+    pub fn is_unexpected_reply(&self) -> bool {
+        self.is_failure(|failure| matches!(failure, Failure::UnexpectedReply))
+    }
+
+    fn is_failure(&self, is: impl Fn(&Failure) -> bool) -> bool {
+        matches!(&self.0, Kind::Store(store) if is(&store.failure))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Kind {
     #[error("{what} must be 1 to {}, not {count}", Quota::MAX_COUNT)]
@@ -70,6 +103,67 @@ pub(crate) enum Kind {
 
     #[error(transparent)]
     Text(WrongText),
+
+    #[cfg(feature = "redis")]
+    #[error("the script {script:?} has no section {section:?}")]
+    Section { script: &'static str, section: &'static str },
+
+    #[cfg(feature = "redis")]
+    #[error(transparent)]
+    Store(Box<StoreFailure>),
+}
+
+/// A store that could not do what it was asked.
+#[cfg(feature = "redis")]
+#[derive(Debug)]
+pub(crate) struct StoreFailure {
+    pub(crate) failure: Failure,
+    /// What the limits are called that it was asked to decide by.
+    pub(crate) policy: Option<String>,
+    pub(crate) detail: String,
+}
+
+#[cfg(feature = "redis")]
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("not the address of a Redis server")]
+    WrongAddress,
+    #[error("Redis cannot be reached")]
+    Unreachable,
+    #[error("Redis did not answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("Redis refused")]
+    Refused,
+    #[error("Redis did not answer as it should")]
+    UnexpectedReply,
+}
+
+#[cfg(feature = "redis")]
+impl StoreFailure {
+    pub(crate) fn new(failure: Failure, policy: Option<String>, detail: &str) -> Self {
+        Self { failure, policy, detail: detail.to_owned() }
+    }
+}
+
+#[cfg(feature = "redis")]
+impl From<StoreFailure> for Error {
+    fn from(failure: StoreFailure) -> Self {
+        Kind::Store(failure.into()).into()
+    }
+}
+
+#[cfg(feature = "redis")]
+impl std::error::Error for StoreFailure {}
+
+#[cfg(feature = "redis")]
+impl fmt::Display for StoreFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure.fmt(f)?;
+        if let Some(policy) = &self.policy {
+            write!(f, " (asked for {policy:?})")?;
+        }
+        if self.detail.is_empty() { Ok(()) } else { write!(f, ": {}", self.detail) }
+    }
 }
 
 /// What is wrong in a policy's text, and where.

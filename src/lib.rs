@@ -108,6 +108,8 @@ pub use algorithm::{
     SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, TokenBucket,
     Wait,
 };
+#[cfg(feature = "redis")]
+pub use algorithm::{Numbers, Script, Scripted, StoredState};
 pub use boxed::BoxRateLimiter;
 #[cfg(feature = "memory")]
 pub use clock::MonotonicClock;
@@ -121,3 +123,5 @@ pub use quota::Quota;
 pub use store::Store;
 #[cfg(feature = "memory")]
 pub use store::{Direct, Memory};
+#[cfg(feature = "redis")]
+pub use store::{Redis, RedisKey};

@@ -57,7 +57,9 @@ impl Operation {
             }
             Self::Debit(n) => (0, Outcome::Allowed, n),
             Self::Refund(n) => {
-                algorithm.give_back(state, n, now);
+                if n > 0 {
+                    algorithm.give_back(state, n, now);
+                }
                 (0, Outcome::Allowed, 0)
             }
             Self::Reset => {

@@ -6,6 +6,52 @@ use common::{DAY, HOUR, InProcess, MIDNIGHT, MINUTE, SECOND, Subject, each_algor
 use std::time::Duration;
 use tollgate::{Decision, Operation, Outcome, Policy};
 
+macro_rules! on_each_store {
+    ($($table:ident),* $(,)?) => {
+        mod in_process {
+            $(
+                #[test]
+                fn $table() {
+                    super::$table::<super::InProcess>();
+                }
+            )*
+        }
+
+        #[cfg(feature = "redis")]
+        mod in_redis {
+            $(
+                #[test]
+                fn $table() {
+                    super::$table::<super::common::redis::InRedis>();
+                }
+            )*
+        }
+    };
+}
+
+on_each_store! {
+    refusals_are_free,
+    one_a_minute_is_one,
+    a_cost_above_the_capacity_is_never_allowed_and_takes_nothing,
+    rates_are_exact,
+    rates_are_exact_when_polled_at_every_tick,
+    polling_without_taking_loses_nothing,
+    what_a_boundary_lets_through,
+    the_sliding_window_counter_weights_the_previous_window,
+    the_sliding_window_counter_counts_the_current_window_in_full,
+    the_leaky_bucket_spaces_departures,
+    the_meter_admits_what_the_queue_admits_but_at_once,
+    a_set_names_the_limit_that_refuses_and_charges_no_other,
+    a_set_is_charged_all_or_nothing,
+    a_clock_that_goes_back_an_hour_and_forward_again_mints_nothing,
+    a_token_bucket_stands_still_while_the_clock_is_back,
+    debts_are_worked_off_and_refunds_stop_at_fresh,
+    a_refund_stays_in_the_present_window,
+    the_largest_debts_neither_wrap_nor_vanish,
+    a_cost_of_nothing_asks_without_taking,
+    the_end_of_time_stands_still,
+}
+
 fn micros(duration: Duration) -> u64 {
     duration.as_micros().try_into().unwrap()
 }
@@ -18,10 +64,9 @@ fn admitted(subject: &mut impl Subject, now: u64, n: u64) -> u64 {
 /// 11:00:00 on some day.
 const ELEVEN: u64 = MIDNIGHT + 11 * HOUR;
 
-#[test]
-fn refusals_are_free() {
+fn refusals_are_free<S: Subject>() {
     for policy in each_algorithm("10/min") {
-        let mut subject = InProcess::new(&policy);
+        let mut subject = S::new(&policy);
         let table = [(8, true, 2), (5, false, 2), (1, true, 1)];
         for (cost, allowed, remaining) in table {
             let decision = subject.check(MIDNIGHT, "k", cost);
@@ -34,10 +79,9 @@ fn refusals_are_free() {
     }
 }
 
-#[test]
-fn one_a_minute_is_one() {
+fn one_a_minute_is_one<S: Subject>() {
     for policy in each_algorithm("1/60s") {
-        let mut subject = InProcess::new(&policy);
+        let mut subject = S::new(&policy);
         let allowed =
             (0..1_000).filter(|micros| subject.check(MIDNIGHT + micros, "k", 1).is_allowed());
         assert_eq!(allowed.count(), 1, "{policy}");
@@ -45,9 +89,8 @@ fn one_a_minute_is_one() {
 }
 
 /// The wait for this many units, in ticks, lies beyond 64 bits.
-#[test]
-fn a_cost_above_the_capacity_is_never_allowed_and_takes_nothing() {
-    let mut subject = InProcess::new("token_bucket 1/h burst 2");
+fn a_cost_above_the_capacity_is_never_allowed_and_takes_nothing<S: Subject>() {
+    let mut subject = S::new("token_bucket 1/h burst 2");
     for cost in [5_124_097, 3, u64::MAX] {
         let decision = subject.check(MIDNIGHT, "k", cost);
         assert_eq!(decision.outcome(), Outcome::Never);
@@ -60,9 +103,10 @@ fn a_cost_above_the_capacity_is_never_allowed_and_takes_nothing() {
 
 /// Asks for all there is, at the first instant at which there is any, or every `step` ticks
 /// where that is longer.
-fn drain(quota: &str, step: u64, span: u64) -> u64 {
-    let mut subject = InProcess::new(&format!("token_bucket {quota}"));
+fn drain<S: Subject>(quota: &str, step: u64, span: u64) -> u64 {
+    let mut subject = S::new(&format!("token_bucket {quota}"));
     let (mut now, mut granted) = (MIDNIGHT, 0);
+    let step = step.max((span / S::affordable(span)) | 1);
     while now <= MIDNIGHT + span {
         let decision = subject.decide(now, "k", Operation::TakeUpTo(u64::MAX));
         granted += decision.granted();
@@ -72,32 +116,33 @@ fn drain(quota: &str, step: u64, span: u64) -> u64 {
     granted + last.granted()
 }
 
-#[test]
-fn rates_are_exact() {
+fn rates_are_exact<S: Subject>() {
     for n in [1, 3, 7, 999_983, 1_000_001, 7_000_000, 300_000_000, 999_999_937] {
         // Steps of primes, so that polls fall between all units.
         for step in [997, 10_007, 333_323] {
-            assert_eq!(drain(&format!("{n}/s"), step, 100 * SECOND), n * 100 + n, "{n}/s, {step}");
+            assert_eq!(
+                drain::<S>(&format!("{n}/s"), step, 100 * SECOND),
+                n * 100 + n,
+                "{n}/s, {step}"
+            );
         }
     }
     for step in [86_413, 1_000_003, 7_919_000_001] {
-        assert_eq!(drain("999983/d", step, 30 * DAY), 999_983 * 31, "{step}");
+        assert_eq!(drain::<S>("999983/d", step, 30 * DAY), 999_983 * 31, "{step}");
     }
 }
 
 /// At every single tick for the rates that are near one unit a tick.
-#[test]
-fn rates_are_exact_when_polled_at_every_tick() {
+fn rates_are_exact_when_polled_at_every_tick<S: Subject>() {
     for n in [999_983, 1_000_001, 7_000_000, 999_999_937] {
-        assert_eq!(drain(&format!("{n}/s"), 1, 3 * SECOND), n * 3 + n, "{n}/s");
+        assert_eq!(drain::<S>(&format!("{n}/s"), 1, 3 * SECOND), n * 3 + n, "{n}/s");
     }
 }
 
 /// A unit every 3 1/3 ticks, and polls between them that take nothing.
-#[test]
-fn polling_without_taking_loses_nothing() {
+fn polling_without_taking_loses_nothing<S: Subject>() {
     for step in [1, 2, 3, 5, 7, 11] {
-        let mut subject = InProcess::new("token_bucket 299993/s burst 10");
+        let mut subject = S::new("token_bucket 299993/s burst 10");
         assert_eq!(admitted(&mut subject, MIDNIGHT, 11), 10);
         let mut now = MIDNIGHT;
         while now + step < MIDNIGHT + 33 {
@@ -110,8 +155,7 @@ fn polling_without_taking_loses_nothing() {
     }
 }
 
-#[test]
-fn what_a_boundary_lets_through() {
+fn what_a_boundary_lets_through<S: Subject>() {
     let table = [
         ("fixed_window 100/min", 100),
         ("token_bucket 100/min", 5),
@@ -119,15 +163,14 @@ fn what_a_boundary_lets_through() {
         ("sliding_log 100/min", 0),
     ];
     for (policy, second) in table {
-        let mut subject = InProcess::new(policy);
+        let mut subject = S::new(policy);
         assert_eq!(admitted(&mut subject, ELEVEN + 58 * SECOND, 100), 100, "{policy}");
         assert_eq!(admitted(&mut subject, ELEVEN + 61 * SECOND, 100), second, "{policy}");
     }
 }
 
-#[test]
-fn the_sliding_window_counter_weights_the_previous_window() {
-    let mut subject = InProcess::new("200/min");
+fn the_sliding_window_counter_weights_the_previous_window<S: Subject>() {
+    let mut subject = S::new("200/min");
     assert!(subject.check(ELEVEN + 10 * SECOND, "k", 150).is_allowed());
     assert!(subject.check(ELEVEN + 61 * SECOND, "k", 40).is_allowed());
     let decision = subject.decide(ELEVEN + 90 * SECOND, "k", Operation::Peek(1));
@@ -136,15 +179,13 @@ fn the_sliding_window_counter_weights_the_previous_window() {
 
 /// Counting the current window by its elapsed share, as some notes have it, would admit ten
 /// times the limit in the window's first tenth.
-#[test]
-fn the_sliding_window_counter_counts_the_current_window_in_full() {
-    let mut subject = InProcess::new("100/min");
+fn the_sliding_window_counter_counts_the_current_window_in_full<S: Subject>() {
+    let mut subject = S::new("100/min");
     assert_eq!(admitted(&mut subject, ELEVEN + 6 * SECOND, 1_000), 100);
 }
 
-#[test]
-fn the_leaky_bucket_spaces_departures() {
-    let mut subject = InProcess::new("leaky_bucket 5/s capacity 10");
+fn the_leaky_bucket_spaces_departures<S: Subject>() {
+    let mut subject = S::new("leaky_bucket 5/s capacity 10");
     let decisions: Vec<Decision> = (0..12).map(|_| subject.check(MIDNIGHT, "k", 1)).collect();
     for (place, decision) in (0..).zip(&decisions[..10]) {
         assert!(decision.is_allowed());
@@ -155,18 +196,16 @@ fn the_leaky_bucket_spaces_departures() {
     }
 }
 
-#[test]
-fn the_meter_admits_what_the_queue_admits_but_at_once() {
-    let mut subject = InProcess::new("leaky_bucket 5/s capacity 10 nodelay");
+fn the_meter_admits_what_the_queue_admits_but_at_once<S: Subject>() {
+    let mut subject = S::new("leaky_bucket 5/s capacity 10 nodelay");
     assert_eq!(admitted(&mut subject, MIDNIGHT, 12), 10);
     assert_eq!(subject.check(MIDNIGHT + 200_000, "k", 1).outcome(), Outcome::Allowed);
 }
 
-#[test]
-fn a_set_names_the_limit_that_refuses_and_charges_no_other() {
+fn a_set_names_the_limit_that_refuses_and_charges_no_other<S: Subject>() {
     let text = "10/s; 1000/h";
     let policy: Policy = text.parse().unwrap();
-    let mut subject = InProcess::new(text);
+    let mut subject = S::new(text);
     assert_eq!(admitted(&mut subject, MIDNIGHT, 10), 10);
     for _ in 0..50 {
         let refused = subject.check(MIDNIGHT, "k", 1);
@@ -183,11 +222,10 @@ fn a_set_names_the_limit_that_refuses_and_charges_no_other() {
     assert_eq!(refused.limit(), 1_000);
 }
 
-#[test]
-fn a_set_is_charged_all_or_nothing() {
+fn a_set_is_charged_all_or_nothing<S: Subject>() {
     let members = ["token_bucket 7/s burst 9", "sliding_log 100/min", "fixed_window 3000/h"];
-    let mut set = InProcess::new(&members.join("; "));
-    let mut alone = members.map(InProcess::new);
+    let mut set = S::new(&members.join("; "));
+    let mut alone = members.map(|limit| S::new(limit));
     // A small generator (Knuth's MMIX), for a long trace that is always the same.
     let mut seed = 7_u64;
     let mut random = |below: u64| {
@@ -196,7 +234,8 @@ fn a_set_is_charged_all_or_nothing() {
     };
     let mut now = MIDNIGHT;
     let (mut admitted, mut refused) = (0, 0);
-    for _ in 0..100_000 {
+    let steps = S::affordable(100_000);
+    for _ in 0..steps {
         now += random(400_000);
         let n = 1 + random(12);
         let operation = match random(10) {
@@ -215,14 +254,13 @@ fn a_set_is_charged_all_or_nothing() {
         assert_eq!(decision.remaining(), *remaining.iter().min().unwrap());
         if decision.is_allowed() { admitted += 1 } else { refused += 1 }
     }
-    assert!(admitted > 10_000 && refused > 10_000, "{admitted} {refused}");
+    assert!(admitted > steps / 10 && refused > steps / 10, "{admitted} {refused}");
 }
 
-#[test]
-fn a_clock_that_goes_back_an_hour_and_forward_again_mints_nothing() {
+fn a_clock_that_goes_back_an_hour_and_forward_again_mints_nothing<S: Subject>() {
     for quota in ["10/s", "10/h", "10/d"] {
         for policy in each_algorithm(quota) {
-            let mut subject = InProcess::new(&policy);
+            let mut subject = S::new(&policy);
             let noon = MIDNIGHT + 12 * HOUR + 1;
             assert_eq!(admitted(&mut subject, noon, 7), 7, "{policy}");
             assert_eq!(admitted(&mut subject, noon - HOUR, 10), 3, "{policy}");
@@ -233,9 +271,8 @@ fn a_clock_that_goes_back_an_hour_and_forward_again_mints_nothing() {
 }
 
 /// As golang/time's table of a clock that jumps back: what stood still goes on from there.
-#[test]
-fn a_token_bucket_stands_still_while_the_clock_is_back() {
-    let mut subject = InProcess::new("token_bucket 10/s burst 3");
+fn a_token_bucket_stands_still_while_the_clock_is_back<S: Subject>() {
+    let mut subject = S::new("token_bucket 10/s burst 3");
     let (t0, t1, t2) = (MIDNIGHT, MIDNIGHT + 100_000, MIDNIGHT + 200_000);
     let table =
         [(t1, true), (t0, true), (t0, true), (t0, false), (t1, false), (t2, true), (t2, false)];
@@ -244,8 +281,7 @@ fn a_token_bucket_stands_still_while_the_clock_is_back() {
     }
 }
 
-#[test]
-fn debts_are_worked_off_and_refunds_stop_at_fresh() {
+fn debts_are_worked_off_and_refunds_stop_at_fresh<S: Subject>() {
     // (policy, then the wait for a unit after a debit of 25)
     let table = [
         ("token_bucket 10/s", 1_600_000),
@@ -256,14 +292,14 @@ fn debts_are_worked_off_and_refunds_stop_at_fresh() {
         ("sliding_window_counter 10/s", 1_640_000),
     ];
     for (policy, wait) in table {
-        let mut subject = InProcess::new(policy);
+        let mut subject = S::new(policy);
         let debit = subject.decide(MIDNIGHT, "k", Operation::Debit(25));
         assert_eq!((debit.granted(), debit.remaining()), (25, 0), "{policy}");
         assert_eq!(debit.next_after(), Some(Duration::from_micros(wait)), "{policy}");
         assert!(!subject.check(MIDNIGHT + wait - 1, "k", 1).is_allowed(), "{policy}");
         assert!(subject.check(MIDNIGHT + wait, "k", 1).is_allowed(), "{policy}");
 
-        let mut subject = InProcess::new(policy);
+        let mut subject = S::new(policy);
         assert!(subject.check(MIDNIGHT, "k", 10).is_allowed());
         let refund = subject.decide(MIDNIGHT, "k", Operation::Refund(4));
         assert_eq!((refund.granted(), refund.remaining()), (0, 4), "{policy}");
@@ -273,15 +309,14 @@ fn debts_are_worked_off_and_refunds_stop_at_fresh() {
     }
 }
 
-#[test]
-fn a_refund_stays_in_the_present_window() {
-    let mut subject = InProcess::new("fixed_window 10/min");
+fn a_refund_stays_in_the_present_window<S: Subject>() {
+    let mut subject = S::new("fixed_window 10/min");
     assert!(subject.check(ELEVEN, "k", 10).is_allowed());
     assert!(subject.check(ELEVEN + MINUTE, "k", 3).is_allowed());
     let refund = subject.decide(ELEVEN + MINUTE, "k", Operation::Refund(10));
     assert_eq!(refund.remaining(), 10);
 
-    let mut subject = InProcess::new("10/min");
+    let mut subject = S::new("10/min");
     assert!(subject.check(ELEVEN, "k", 10).is_allowed());
     let refund = subject.decide(ELEVEN + MINUTE, "k", Operation::Refund(10));
     assert_eq!(refund.remaining(), 0, "the previous window's units stay taken");
@@ -289,10 +324,9 @@ fn a_refund_stays_in_the_present_window() {
 
 /// A debt is the most that a bucket works off in fifty years, so that no wait is absurd and no
 /// sum leaves the whole numbers; it is not forgotten before.
-#[test]
-fn the_largest_debts_neither_wrap_nor_vanish() {
+fn the_largest_debts_neither_wrap_nor_vanish<S: Subject>() {
     for policy in each_algorithm("10/h") {
-        let mut subject = InProcess::new(&policy);
+        let mut subject = S::new(&policy);
         for _ in 0..3 {
             let debit = subject.decide(MIDNIGHT, "k", Operation::Debit(u64::MAX));
             assert_eq!(debit.remaining(), 0, "{policy}");
@@ -308,10 +342,9 @@ fn the_largest_debts_neither_wrap_nor_vanish() {
     }
 }
 
-#[test]
-fn a_cost_of_nothing_asks_without_taking() {
+fn a_cost_of_nothing_asks_without_taking<S: Subject>() {
     for policy in each_algorithm("10/min") {
-        let mut subject = InProcess::new(&policy);
+        let mut subject = S::new(&policy);
         assert!(subject.check(MIDNIGHT, "k", 0).is_allowed());
         assert_eq!(subject.keys(), 0);
         assert!(subject.decide(MIDNIGHT, "k", Operation::Debit(100)).is_allowed());
@@ -323,10 +356,9 @@ fn a_cost_of_nothing_asks_without_taking() {
     }
 }
 
-#[test]
-fn the_end_of_time_stands_still() {
+fn the_end_of_time_stands_still<S: Subject>() {
     for policy in each_algorithm("10/s") {
-        let mut subject = InProcess::new(&policy);
+        let mut subject = S::new(&policy);
         assert_eq!(admitted(&mut subject, u64::MAX - 5, 20), 10, "{policy}");
         assert_eq!(admitted(&mut subject, u64::MAX, 20), 0, "{policy}");
     }

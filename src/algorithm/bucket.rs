@@ -151,3 +151,32 @@ impl Bucket {
         self.falls_to(state, 0).micros_since(now.max(state.last))
     }
 }
+
+#[cfg(feature = "redis")]
+mod in_redis {
+    use super::{Bucket, BucketState};
+    use crate::algorithm::{Numbers, Script, StoredState};
+    use crate::clock::Tick;
+
+    pub(in crate::algorithm) const SCRIPT: Script =
+        Script::new("bucket", include_str!("bucket.lua"));
+
+    impl Bucket {
+        pub(in crate::algorithm) fn write_numbers(&self, numbers: &mut Numbers) {
+            for number in [self.units, self.ticks, self.capacity, self.max_used] {
+                numbers.push(number);
+            }
+        }
+    }
+
+    impl BucketState {
+        pub(in crate::algorithm) fn read(stored: &mut StoredState<'_>) -> Option<Self> {
+            let used = stored.number()?;
+            let since = Tick::from_micros(stored.number()?);
+            let last = Tick::from_micros(stored.number()?);
+            Some(Self { used, since, last })
+        }
+    }
+}
+#[cfg(feature = "redis")]
+pub(super) use in_redis::SCRIPT;

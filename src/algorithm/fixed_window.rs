@@ -102,3 +102,20 @@ impl Algorithm for FixedWindow {
         vec![Description { name: None, limit: self.limit(), window: Some(self.0.period()) }]
     }
 }
+
+#[cfg(feature = "redis")]
+impl super::Scripted for FixedWindow {
+    fn scripts(&self, scripts: &mut Vec<super::Script>) {
+        scripts.push(super::Script::new("fixed_window", include_str!("fixed_window.lua")));
+    }
+
+    fn write_numbers(&self, numbers: &mut super::Numbers) {
+        numbers.push(self.0.count());
+        numbers.push(self.0.period_micros());
+    }
+
+    fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<FixedWindowState> {
+        let count = stored.number()?;
+        Some(FixedWindowState { count, last: Tick::from_micros(stored.number()?) })
+    }
+}

@@ -125,3 +125,18 @@ impl Algorithm for LeakyBucket {
         vec![Description { name: None, limit: self.limit(), window: self.bucket.window() }]
     }
 }
+
+#[cfg(feature = "redis")]
+impl super::Scripted for LeakyBucket {
+    fn scripts(&self, scripts: &mut Vec<super::Script>) {
+        scripts.push(super::bucket::SCRIPT);
+    }
+
+    fn write_numbers(&self, numbers: &mut super::Numbers) {
+        self.bucket.write_numbers(numbers);
+    }
+
+    fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<BucketState> {
+        BucketState::read(stored)
+    }
+}

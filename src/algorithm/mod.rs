@@ -4,6 +4,8 @@ mod all;
 mod bucket;
 mod fixed_window;
 mod leaky_bucket;
+#[cfg(feature = "redis")]
+mod scripted;
 mod sliding_log;
 mod sliding_window_counter;
 mod token_bucket;
@@ -12,6 +14,10 @@ pub use all::All;
 pub use bucket::BucketState;
 pub use fixed_window::{FixedWindow, FixedWindowState};
 pub use leaky_bucket::LeakyBucket;
+#[cfg(feature = "redis")]
+pub(crate) use scripted::MAX_NUMBER;
+#[cfg(feature = "redis")]
+pub use scripted::{Numbers, Script, Scripted, StoredState};
 pub use sliding_log::{SlidingLog, SlidingLogState};
 pub use sliding_window_counter::{SlidingWindowCounter, SlidingWindowCounterState};
 pub use token_bucket::TokenBucket;
@@ -51,10 +57,10 @@ pub trait Algorithm: Send + Sync {
     /// How long until `n` units, 1 or more, can be taken, if nobody else takes any.
     fn wait(&self, state: &Self::State, n: u64, now: Tick) -> Wait;
 
-    /// Records that `n` units are taken, whether there is room for them or not.
+    /// Records that `n` units, 1 or more, are taken, whether there is room for them or not.
     fn take(&self, state: &mut Self::State, n: u64, now: Tick);
 
-    /// Records that `n` units were not used after all; never beyond a fresh state, and never
+    /// Records that `n` units, 1 or more, were not used after all; never beyond a fresh state, and never
     /// into another window than the one of `now`.
     fn give_back(&self, state: &mut Self::State, n: u64, now: Tick);
 

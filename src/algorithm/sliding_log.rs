@@ -130,11 +130,15 @@ impl Algorithm for SlidingLog {
     }
 
     fn take(&self, state: &mut SlidingLogState, n: u64, now: Tick) {
+        let n = n.min(MAX_UNITS - self.used(state, now));
+        if n == 0 {
+            return;
+        }
         self.advance(state, now);
         if state.total() > MAX_UNITS {
             state.rebase();
         }
-        let total = state.total() + n.min(MAX_UNITS - self.used(state, now));
+        let total = state.total() + n;
         match state.entries.back_mut() {
             Some(newest) if newest.taken_at == state.last => newest.total = total,
             _ => state.entries.push_back(Entry { taken_at: state.last, total }),
@@ -165,5 +169,27 @@ impl Algorithm for SlidingLog {
 
     fn describe(&self) -> Vec<Description> {
         vec![Description { name: None, limit: self.limit(), window: Some(self.0.period()) }]
+    }
+}
+
+#[cfg(feature = "redis")]
+impl super::Scripted for SlidingLog {
+    fn scripts(&self, scripts: &mut Vec<super::Script>) {
+        scripts.push(super::Script::new("sliding_log", include_str!("sliding_log.lua")));
+    }
+
+    fn write_numbers(&self, numbers: &mut super::Numbers) {
+        numbers.push(self.0.count());
+        numbers.push(self.0.period_micros());
+    }
+
+    fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<SlidingLogState> {
+        let last = Tick::from_micros(stored.number()?);
+        let mut entries = VecDeque::new();
+        for _ in 0..stored.short_number()? {
+            let taken_at = Tick::from_micros(stored.number()?);
+            entries.push_back(Entry { taken_at, total: stored.number()? });
+        }
+        Some(SlidingLogState { entries, dropped: 0, last })
     }
 }

@@ -164,3 +164,27 @@ impl Algorithm for SlidingWindowCounter {
         vec![Description { name: None, limit: self.limit(), window: Some(self.0.period()) }]
     }
 }
+
+#[cfg(feature = "redis")]
+impl super::Scripted for SlidingWindowCounter {
+    fn scripts(&self, scripts: &mut Vec<super::Script>) {
+        scripts.push(super::Script::new(
+            "sliding_window_counter",
+            include_str!("sliding_window_counter.lua"),
+        ));
+    }
+
+    fn write_numbers(&self, numbers: &mut super::Numbers) {
+        numbers.push(self.0.count());
+        numbers.push(self.0.period_micros());
+    }
+
+    fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<SlidingWindowCounterState> {
+        Some(SlidingWindowCounterState {
+            previous: stored.number()?,
+            current: stored.number()?,
+            start: Tick::from_micros(stored.number()?),
+            last: Tick::from_micros(stored.number()?),
+        })
+    }
+}

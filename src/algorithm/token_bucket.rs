@@ -94,3 +94,18 @@ impl Algorithm for TokenBucket {
         vec![Description { name: None, limit: self.limit(), window: self.0.window() }]
     }
 }
+
+#[cfg(feature = "redis")]
+impl super::Scripted for TokenBucket {
+    fn scripts(&self, scripts: &mut Vec<super::Script>) {
+        scripts.push(super::bucket::SCRIPT);
+    }
+
+    fn write_numbers(&self, numbers: &mut super::Numbers) {
+        self.0.write_numbers(numbers);
+    }
+
+    fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<BucketState> {
+        BucketState::read(stored)
+    }
+}

@@ -379,3 +379,52 @@ impl Algorithm for Limit {
         limits
     }
 }
+
+#[cfg(feature = "redis")]
+mod in_redis {
+    use super::{
+        AnyAlgorithm, AnyState, Choice, ChoiceState, Limit, LimitState, Policy, PolicyState,
+    };
+    use crate::algorithm::{Numbers, Script, Scripted, StoredState};
+
+    impl Scripted for Policy {
+        fn scripts(&self, scripts: &mut Vec<Script>) {
+            self.limits().iter().for_each(|limit| limit.scripts(scripts));
+        }
+
+        fn write_numbers(&self, numbers: &mut Numbers) {
+            self.limits().iter().for_each(|limit| limit.write_numbers(numbers));
+        }
+
+        fn read_state(&self, stored: &mut StoredState<'_>) -> Option<PolicyState> {
+            Some(PolicyState(match &self.0 {
+                Choice::One(limit) => ChoiceState::One(limit.read_state(stored)?),
+                Choice::Set(set) => ChoiceState::Set(set.read_state(stored)?),
+            }))
+        }
+    }
+
+    impl Scripted for Limit {
+        fn scripts(&self, scripts: &mut Vec<Script>) {
+            each!(self, |a| a.scripts(scripts));
+        }
+
+        fn write_numbers(&self, numbers: &mut Numbers) {
+            each!(self, |a| a.write_numbers(numbers));
+        }
+
+        fn read_state(&self, stored: &mut StoredState<'_>) -> Option<LimitState> {
+            Some(LimitState(match &self.algorithm {
+                AnyAlgorithm::TokenBucket(a) => AnyState::TokenBucket(a.read_state(stored)?),
+                AnyAlgorithm::LeakyBucket(a) => AnyState::LeakyBucket(a.read_state(stored)?),
+                AnyAlgorithm::FixedWindow(a) => AnyState::FixedWindow(a.read_state(stored)?),
+                AnyAlgorithm::SlidingLog(a) => {
+                    AnyState::SlidingLog(Box::new(a.read_state(stored)?))
+                }
+                AnyAlgorithm::SlidingWindowCounter(a) => {
+                    AnyState::SlidingWindowCounter(a.read_state(stored)?)
+                }
+            }))
+        }
+    }
+}

@@ -4,11 +4,15 @@
 mod direct;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 #[cfg(feature = "memory")]
 pub use direct::Direct;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+#[cfg(feature = "redis")]
+pub use redis::{Redis, RedisKey};
 
 use crate::algorithm::Algorithm;
 use crate::decision::Decision;

@@ -4,6 +4,8 @@
 
 pub mod model;
 pub mod program;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 use proptest::collection::SizeRange;
 use proptest::prelude::*;
@@ -18,6 +20,21 @@ pub const DAY: u64 = 24 * HOUR;
 
 /// A limiter that is asked at given instants: one for each store.
 pub trait Subject {
+    fn new(policy: &str) -> Self
+    where
+        Self: Sized;
+
+    /// How many keys have a state.
+    fn keys(&self) -> usize;
+
+    /// How many decisions of so many a test may ask for.
+    fn affordable(decisions: u64) -> u64
+    where
+        Self: Sized,
+    {
+        decisions
+    }
+
     fn decide(&mut self, micros: u64, key: &str, operation: Operation) -> Decision;
 
     fn check(&mut self, micros: u64, key: &str, n: u64) -> Decision {
@@ -32,21 +49,21 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    pub fn new(policy: &str) -> Self {
-        Self::with_policy(parse(policy))
-    }
-
     pub fn with_policy(policy: Policy) -> Self {
         let clock = ManualClock::new(Tick::from_micros(0));
         Self { limiter: Limiter::with_clock(policy, clock.clone()), clock }
     }
-
-    pub fn keys(&self) -> usize {
-        self.limiter.len()
-    }
 }
 
 impl Subject for InProcess {
+    fn new(policy: &str) -> Self {
+        Self::with_policy(parse(policy))
+    }
+
+    fn keys(&self) -> usize {
+        self.limiter.len()
+    }
+
     fn decide(&mut self, micros: u64, key: &str, operation: Operation) -> Decision {
         self.clock.set(Tick::from_micros(micros));
         self.limiter.decide(key, operation)
@@ -114,7 +131,7 @@ pub fn policy() -> impl Strategy<Value = Policy> {
     prop_oneof![3 => one_limit(), 2 => set_of(2..=3)]
 }
 
-fn parse(text: &str) -> Policy {
+pub fn parse(text: &str) -> Policy {
     text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
 }
 

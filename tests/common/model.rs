@@ -181,7 +181,7 @@ impl Model {
             }
             other => panic!("{other:?}"),
         };
-        if taken > 0 || matches!(operation, Operation::Refund(_)) {
+        if taken > 0 || returned > 0 {
             self.change(taken, returned, now);
         }
         let remaining = self.room(now);

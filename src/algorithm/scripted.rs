@@ -1,0 +1,189 @@
+//! The half of an algorithm that runs in Redis.
+
+use super::{Algorithm, All};
+
+/// An [`Algorithm`] that also runs in Redis: by a few lines of Lua that do there what its
+/// functions do here.
+///
+/// Only what changes the state must be told twice. A script reads the state, decides, and
+/// records what was taken; it returns the state as it was, from which all the numbers of the
+/// [`Decision`](crate::Decision) are derived by the [`Algorithm`], as in process. Where the two
+/// do not agree, the decision is an error.
+///
+/// `examples/own_algorithm.rs` does it in full. See [`Script`] for what the Lua must do.
+pub trait Scripted: Algorithm {
+    /// Adds the script of this algorithm; in a set, those of all its limits, in order.
+    fn scripts(&self, scripts: &mut Vec<Script>);
+
+    /// Adds the settings that the script reads from `numbers`.
+    fn write_numbers(&self, numbers: &mut Numbers);
+
+    /// Reads the state as the script's `write` section (or `view`, where it has one) packed
+    /// it; `None` where it cannot be one.
+    fn read_state(&self, stored: &mut StoredState<'_>) -> Option<Self::State>;
+}
+
+/// An algorithm in Lua, as sections that a script is composed of.
+///
+/// A section begins with a line `--@ NAME`. Each continues in the scope of those before it, so
+/// that a local variable of `room` can be used in all others:
+///
+/// | section | does | leaves in a local variable |
+/// |---|---|---|
+/// | `room` | reads the settings and the state | `room`: units that can be taken now |
+/// | `take` | records that `n` units, 1 or more, are taken | |
+/// | `give_back` | records that `n` units, 1 or more, are returned | |
+/// | `fresh_after` | tells when all of it is past | `fresh_after`: in microseconds from `now` |
+/// | `write` | packs the state | `state`: a string |
+///
+/// What they find:
+///
+/// - `now`: the instant, in microseconds since the Unix epoch.
+/// - `numbers` and `at`: the settings, and the place of the first one. A section reads them
+///   by `struct.unpack('<d', numbers, at)`, and leaves the place behind them in `at`.
+/// - `stored` and `pos`: what is stored, or `false`, and the place of the first byte of this
+///   state. A section leaves the place behind the state in `pos`.
+/// - `follow`: true where the server's clock tells the time. If a state was written later than
+///   `now`, the clock has gone back: `room` must then move all the state's instants back, and
+///   set `moved = true`. Where `follow` is false, `room` sets `now` to that later instant.
+/// - `mul_div(a, b, m)`: the whole part of `a * b / m`, and the remainder; exact where `a` is
+///   below 2^53, `b` and `m` below 2^45.
+///
+/// Numbers are doubles, so whole ones are exact to 2^53. The state must have the same length
+/// always, or tell its length.
+///
+/// ```
+/// use tollgate::Script;
+///
+/// const ONCE: Script = Script::new(
+///     "once",
+///     "
+/// --@ room
+/// local period
+/// period, at = struct.unpack('<d', numbers, at)
+/// local taken_at = -period
+/// if stored then
+///   taken_at, pos = struct.unpack('<d', stored, pos)
+///   if taken_at > now then
+///     if follow then taken_at, moved = now, true else now = taken_at end
+///   end
+/// end
+/// local room = taken_at + period <= now and 1 or 0
+/// --@ take
+/// taken_at = now
+/// --@ give_back
+/// taken_at = -period
+/// --@ fresh_after
+/// local fresh_after = taken_at + period - now
+/// --@ write
+/// local state = struct.pack('<d', taken_at)
+/// ",
+/// );
+/// assert_eq!(ONCE.name(), "once");
+/// ```
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    name: &'static str,
+    source: &'static str,
+}
+
+impl Script {
+    /// A script of this `name`, which becomes a part of every key in Redis: change it where
+    /// the state's form changes.
+    #[must_use]
+    pub const fn new(name: &'static str, source: &'static str) -> Self {
+        Self { name, source }
+    }
+
+    /// The name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn section(&self, name: &str) -> Option<&'static str> {
+        let sections = self.source.split("--@ ").skip(1);
+        let mut named = sections.filter_map(|section| section.split_once('\n'));
+        named.find_map(|(title, text)| (title.trim_end() == name).then_some(text))
+    }
+}
+
+/// Two of the same name and text are the same; a name is enough to tell most apart.
+impl std::hash::Hash for Script {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+/// The end of the whole numbers of a double.
+pub(crate) const MAX_NUMBER: u64 = (1 << 53) - 1;
+
+/// The settings that a [`Script`] reads: whole numbers below 2^53.
+#[derive(Debug, Default)]
+pub struct Numbers(pub(crate) Vec<u8>);
+
+impl Numbers {
+    /// Adds a number, read by `<d`. What is larger than 2^53 - 1 is taken to be that.
+    #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
+    pub fn push(&mut self, number: u64) {
+        let number = number.min(MAX_NUMBER) as f64;
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+/// A state as a [`Script`] packed it, read from its beginning.
+#[derive(Debug)]
+pub struct StoredState<'s>(pub(crate) &'s [u8]);
+
+impl StoredState<'_> {
+    /// The next number, packed by `<d`; `None` at the end, or where it is no whole number of 0
+    /// to 2^53 - 1.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "compared")]
+    #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
+    pub fn number(&mut self) -> Option<u64> {
+        let number = f64::from_le_bytes(self.bytes()?);
+        let whole = number as u64;
+        (whole <= MAX_NUMBER && whole as f64 == number).then_some(whole)
+    }
+
+    /// The next number, packed by `<I4`.
+    pub fn short_number(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.bytes()?))
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*bytes)
+    }
+}
+
+impl<A: Scripted, B: Scripted> Scripted for All<(A, B)> {
+    fn scripts(&self, scripts: &mut Vec<Script>) {
+        self.0.0.scripts(scripts);
+        self.0.1.scripts(scripts);
+    }
+
+    fn write_numbers(&self, numbers: &mut Numbers) {
+        self.0.0.write_numbers(numbers);
+        self.0.1.write_numbers(numbers);
+    }
+
+    fn read_state(&self, stored: &mut StoredState<'_>) -> Option<Self::State> {
+        Some((self.0.0.read_state(stored)?, self.0.1.read_state(stored)?))
+    }
+}
+
+impl<A: Scripted> Scripted for All<Vec<A>> {
+    fn scripts(&self, scripts: &mut Vec<Script>) {
+        self.0.iter().for_each(|limit| limit.scripts(scripts));
+    }
+
+    fn write_numbers(&self, numbers: &mut Numbers) {
+        self.0.iter().for_each(|limit| limit.write_numbers(numbers));
+    }
+
+    fn read_state(&self, stored: &mut StoredState<'_>) -> Option<Self::State> {
+        self.0.iter().map(|limit| limit.read_state(stored)).collect()
+    }
+}

@@ -1,0 +1,185 @@
+-- The Lua half of sliding_log.rs: an entry of 16 bytes for each time that units were taken, the
+-- newest at the end.
+--
+--   7 bytes  when they were taken
+--   6 bytes  the total of units up to here, these included (modulo 2^48)
+--   3 bytes  how many entries, up to this one, counted at that time; 0 marks the entry that a
+--            refund leaves behind: it has no units, but tells when that was
+--
+-- A place is counted from the end, 1 for the newest entry. Entries that count no more stay at
+-- the front for a while, at least one of them for its total; so a log on a key of its own is
+-- never read or written as a whole.
+
+--@ open
+local log = ''
+if stored then
+  local length
+  length, pos = struct.unpack('<I4', stored, pos)
+  log, pos = string.sub(stored, pos, pos + length - 1), pos + length
+end
+local function range(from, to)
+  return string.sub(log, from, to)
+end
+
+--@ open_alone
+local function range(from, to)
+  local bytes = redis.call('GETRANGE', key, from, to)
+  if #bytes == 1 then return '' end -- of what lies before the beginning
+  return bytes
+end
+
+--@ room
+local limit, window
+limit, window, at = struct.unpack('<dd', numbers, at)
+local function entry(place)
+  return struct.unpack('<I7I6', range(-16 * place, 12 - 16 * place))
+end
+
+local newest = range(-32, -1)
+local last, total, count, newest_at = 0, 0, 0, 0
+if newest ~= '' then
+  last, total, count = struct.unpack('<I7I6I3', newest, #newest - 15)
+  newest_at = last
+  if count == 0 then
+    newest_at, total, count = struct.unpack('<I7I6I3', newest, #newest - 31)
+    count = count + 1
+  end
+end
+
+local replaced, added
+if last > now then
+  if follow then
+    local entries, back = {}, last - now
+    local old = range(-16 * (count + 1), -1)
+    for i = 1, #old, 16 do
+      local taken_at = struct.unpack('<I7', old, i) - back
+      if taken_at < 0 then taken_at = 0 end
+      entries[#entries + 1] = struct.pack('<I7', taken_at) .. string.sub(old, i + 7, i + 15)
+    end
+    replaced, moved, newest_at = table.concat(entries), true, newest_at - back
+  else
+    now = last
+  end
+end
+
+-- The oldest entry that counts is the one that was when the newest was written, or a later one.
+local head, head_at, head_total, before = count, 0, 0, 0
+if count > 0 then
+  local expired = now - window
+  local low = count > 7 and count - 6 or 1
+  local bytes = range(-16 * (count + 1), 15 - 16 * low)
+  local i = #bytes - 16 * (count - low + 1) + 1
+  if i > 1 then before = struct.unpack('<I6', bytes, 8) end
+  while head >= low do
+    head_at, head_total = struct.unpack('<I7I6', bytes, i)
+    if head_at > expired then break end
+    before, head, i = head_total, head - 1, i + 16
+  end
+  if head == low - 1 then
+    local counts, gone = 0, low
+    while gone - counts > 1 do
+      local place = floor((counts + gone) / 2)
+      local taken_at, up_to = entry(place)
+      if taken_at > expired then
+        counts, head_at, head_total = place, taken_at, up_to
+      else
+        gone, before = place, up_to
+      end
+    end
+    head = counts
+  end
+end
+
+local modulus = 281474976710656
+local used = 0
+if head > 0 then used = (total - before) % modulus end
+local room = limit - used
+if room < 0 then room = 0 end
+local head_rank = (head_total - before) % modulus
+
+-- The place of the entry with the unit of that rank, counted from the oldest unit that counts.
+local function find(rank)
+  if head_rank >= rank then return head end
+  local newer, older = 1, head
+  while older - newer > 1 do
+    local place = floor((newer + older) / 2)
+    local _, up_to = entry(place)
+    if (up_to - before) % modulus >= rank then newer = place else older = place end
+  end
+  return newer
+end
+
+--@ view
+-- The log without the entries that make no difference to this decision.
+local seen
+if used == 0 then
+  seen = struct.pack('<dI4', last, 0)
+else
+  local after = used + change
+  local ranks = { 1, used }
+  local function add(rank)
+    if rank > 1 and rank < used then ranks[#ranks + 1] = rank end
+  end
+  if after > limit then add(after - limit + 1) end
+  if change < 0 then
+    add(after)
+  elseif change == 0 then
+    if op == TAKE_UP_TO then add(used + 1 - limit) else add(used + n - limit) end
+  end
+  if #ranks == 2 and head_rank > 0 then
+    seen = struct.pack('<dI4dddd', last, 2, head_at, head_rank, newest_at, used)
+  else
+    table.sort(ranks)
+    seen = struct.pack('<dI4', last, #ranks)
+    for _, rank in ipairs(ranks) do
+      local taken_at, up_to = entry(find(rank))
+      seen = seen .. struct.pack('<dd', taken_at, (up_to - before) % modulus)
+    end
+  end
+end
+
+--@ take
+local units = max_units - used
+if n < units then units = n end
+if head >= 16777214 then error('a log holds at most 16777214 entries') end
+if head == 0 then
+  replaced = struct.pack('<I7I6I3', now, units, 1)
+elseif units > 0 then
+  added = struct.pack('<I7I6I3', now, (total + units) % modulus, head + 1)
+end
+if units > 0 then newest_at = now end
+
+--@ give_back
+local keep = used - n
+if keep > 0 then
+  local place = find(keep)
+  newest_at = entry(place)
+  total = (before + keep) % modulus
+  replaced = range(-16 * (head + 1), -16 * place - 1)
+    .. struct.pack('<I7I6I3', newest_at, total, head - place + 1)
+    .. struct.pack('<I7I6I3', now, total, 0)
+else
+  replaced, newest_at = '', -window
+end
+
+--@ fresh_after
+local fresh_after = newest_at + window - now
+
+--@ write
+if added then replaced = range(-16 * (head + 1), -1) .. added end
+if replaced then log = replaced end
+local state = struct.pack('<I4', #log) .. log
+
+--@ write_alone
+if fresh_after <= 0 then
+  redis.call('DEL', key)
+elseif replaced then
+  redis.call('SET', key, replaced, 'PX', ttl_millis)
+elseif added then
+  local length = redis.call('APPEND', key, added)
+  if length > 32 * head + 4096 then
+    redis.call('SET', key, range(-16 * (head + 2), -1), 'PX', ttl_millis)
+  else
+    redis.call('PEXPIRE', key, ttl_millis)
+  end
+end

@@ -1,0 +1,79 @@
+-- What every script is made of, around the sections of its algorithms (see script.rs).
+
+--@ begin
+local key, numbers, pos = KEYS[1], ARGV[1], 1
+local PEEK, CHECK, TAKE_UP_TO, DEBIT = 0, 1, 2, 3
+local floor = math.floor
+local max_units = 35184372088831 -- 2^45 - 1
+local available, change, longest, view, states = math.huge, 0, 0, '', ''
+
+-- a * b / m, rounded down, and the remainder. a < 2^53; b and m < 2^45.
+local function mul_div(a, b, m)
+  local product = a * b
+  if product < 9007199254740992 then
+    local quotient = floor(product / m)
+    return quotient, product - quotient * m
+  end
+  -- A long division, seven bits of b at a time, so that all stays below 2^53.
+  local whole = floor(a / m)
+  local rest = a - whole * m
+  local quotient, remainder = 0, 0
+  local digit = 4398046511104 -- 2^42
+  while digit >= 1 do
+    local part = remainder * 128 + rest * (floor(b / digit) % 128)
+    local times = floor(part / m)
+    quotient, remainder = quotient * 128 + times, part - times * m
+    digit = digit / 128
+  end
+  return whole * b + quotient, remainder
+end
+
+--@ server_time
+-- Where the server's clock went back, the states go back with it.
+local follow, moved = true, false
+local op, n, at = struct.unpack('<Bd', numbers)
+local time = redis.call('TIME')
+local clock = time[1] * 1000000 + time[2]
+
+--@ client_time
+-- Where the clients' clocks go back, time stands still.
+local follow, moved = false, false
+local op, n, clock, at = struct.unpack('<Bdd', numbers)
+
+--@ load
+local stored = redis.call('GET', key)
+
+--@ check_length
+if stored and pos ~= #stored + 1 then error('what is stored is not of this policy') end
+
+--@ grant
+if moved then
+  change = 0
+elseif op == CHECK then
+  if n <= available then change = n end
+elseif op == TAKE_UP_TO then
+  if n > available then n = available end
+  change = n
+elseif op == DEBIT then
+  change = n
+end
+
+--@ refund
+if not moved then change = -n end
+
+--@ ttl
+-- A little longer than it must be, and not for all keys alike.
+local ttl_millis = floor(longest / 1000) + 2 + floor(longest * (clock % 1024) / 16384000)
+
+--@ save
+if longest > 0 then
+  redis.call('SET', key, states, 'PX', ttl_millis)
+else
+  redis.call('DEL', key)
+end
+
+--@ reply
+-- The time, what was taken, and the state as it was before. Where that had to be moved, the
+-- client asks again.
+if change < 0 then change = 0 end
+return { clock, moved and -1 or change, before }

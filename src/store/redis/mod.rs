@@ -1,0 +1,378 @@
+//! States in Redis, shared by many instances.
+
+mod connection;
+mod key;
+mod script;
+
+pub use key::RedisKey;
+
+use super::Store;
+use crate::algorithm::{Description, MAX_NUMBER, Numbers, Script, Scripted, StoredState};
+use crate::clock::{Clock, Tick};
+use crate::decision::Decision;
+use crate::error::{Error, Failure, StoreFailure};
+use crate::operation::Operation;
+use connection::Connection;
+use redis::aio::ConnectionManager;
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use script::{Scripts, Source, Time};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+/// States in a Redis server, a Valkey server or a cluster of them: one limit for all the
+/// instances that share it.
+///
+/// A decision is one script call on one key, so it is atomic and takes one round trip. The
+/// decisions are those of the memory store, number for number.
+///
+/// ```no_run
+/// use tollgate::{Limiter, Quota, Redis, TokenBucket};
+/// use tollgate::RateLimiter as _;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), tollgate::Error> {
+/// let store = Redis::connect("redis://127.0.0.1/").await?;
+/// let limiter = Limiter::with_store(TokenBucket::new(Quota::per_minute(100)), store);
+/// if limiter.check("alice").await?.is_allowed() {
+///     // serve her
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Keys
+///
+/// A state is stored under `{prefix}:1:{algorithms}:{key}`, such as `tollgate:1:bucket:alice`.
+/// Limiters with one [`prefix`](Self::prefix) and the same algorithms share the states of their
+/// keys, whatever their quotas: as the tiers of one limit do. Give limits that have nothing to
+/// do with each other a prefix each.
+///
+/// Every key expires soon after its state has come to say nothing. Refusals write nothing.
+///
+/// # Time
+///
+/// It is the server's clock that tells the time, so the instances' clocks do not matter. Where
+/// it goes back, the states of the keys that are asked for go back with it: nothing is minted,
+/// and nobody waits longer than before. For servers that do not let scripts ask for the time,
+/// there is [`client_time`](Self::client_time).
+///
+/// # Failure
+///
+/// Whatever happens, a call answers within its [`timeout`](Self::timeout), by a decision or an
+/// [`Error`]; what then becomes of the request is for the caller to say. A call that timed out
+/// may still have been charged: the server may run the script later. The connection is restored
+/// by itself, and a server that has lost the script is given it again.
+///
+/// # Clones
+///
+/// A clone is the same store; it shares the connection. Its prefix, timeout and clock may be set
+/// apart.
+#[derive(Clone)]
+pub struct Redis {
+    connection: Connection,
+    prefix: Arc<str>,
+    timeout: Duration,
+    clock: Option<Arc<dyn Clock>>,
+    scripts: Arc<RwLock<HashMap<Shape, Arc<Scripts>>>>,
+}
+
+/// The algorithms of a policy, in order, and whose clock it is.
+type Shape = (Vec<Script>, Time);
+
+impl Redis {
+    /// The prefix of all keys, unless another is set.
+    pub const DEFAULT_PREFIX: &str = "tollgate";
+
+    /// How long a decision may take, unless set otherwise.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(100);
+
+    /// Connects to the server at `url`, and waits until it answers.
+    ///
+    /// `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS, or
+    /// `redis+unix:///path/to.sock[?db=..&user=..&pass=..]`.
+    ///
+    /// # Errors
+    ///
+    /// Where `url` is none of these, or where the server cannot be reached within 2 seconds or
+    /// does not let us in.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        let store = Self::connect_lazy(url)?;
+        let ping = redis::cmd("PING");
+        match tokio::time::timeout(CONNECT_TIMEOUT, store.connection.send(&ping)).await {
+            Ok(Ok(_)) => Ok(store),
+            Ok(Err(error)) => Err(failure(&error, CONNECT_TIMEOUT, None)),
+            Err(_) => Err(StoreFailure::new(Failure::TimedOut(CONNECT_TIMEOUT), None, "").into()),
+        }
+    }
+
+    /// As [`connect`](Self::connect), but connects when it is first asked: for a service that is
+    /// to start although Redis is down.
+    ///
+    /// # Errors
+    ///
+    /// Where `url` is not one of a Redis server.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn connect_lazy(url: &str) -> Result<Self, Error> {
+        let connection = Connection::to_server(url);
+        let connection = connection.map_err(|error| failure(&error, CONNECT_TIMEOUT, None))?;
+        Ok(Self::new(connection))
+    }
+
+    /// Connects to the cluster that the servers at `urls`, or one of them, belong to.
+    ///
+    /// # Errors
+    ///
+    /// Where one of `urls` is not one of a Redis server, or where none of them can be reached.
+    #[cfg(feature = "redis-cluster")]
+    pub async fn connect_cluster(urls: &[&str]) -> Result<Self, Error> {
+        let connection = Connection::to_cluster(urls).await;
+        let connection = connection.map_err(|error| failure(&error, CONNECT_TIMEOUT, None))?;
+        Ok(Self::new(connection))
+    }
+
+    /// Uses a connection that you already have.
+    ///
+    /// It restores itself as its settings say. Where the server that it is connected to becomes
+    /// a replica, it stays connected to it; [`connect`](Self::connect) would connect anew.
+    #[must_use]
+    pub fn from_connection_manager(manager: ConnectionManager) -> Self {
+        Self::new(Connection::Given(manager))
+    }
+
+    /// Uses a connection to a cluster that you already have.
+    #[cfg(feature = "redis-cluster")]
+    #[must_use]
+    pub fn from_cluster_connection(cluster: redis::cluster_async::ClusterConnection) -> Self {
+        Self::new(Connection::Cluster(cluster))
+    }
+
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            prefix: Self::DEFAULT_PREFIX.into(),
+            timeout: Self::DEFAULT_TIMEOUT,
+            clock: None,
+            scripts: Arc::default(),
+        }
+    }
+
+    /// The same store with another prefix of its keys.
+    #[must_use]
+    pub fn prefix(self, prefix: &str) -> Self {
+        Self { prefix: prefix.into(), ..self }
+    }
+
+    /// The same store with another bound on how long a decision may take.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// The same store, with `clock` instead of the server's: for servers that do not let
+    /// scripts ask for the time, for tests, and for replays.
+    ///
+    /// All instances that share a limit should do the same, and agree on the time: a key is
+    /// decided on at the latest of their times. Keys still expire by the server's clock.
+    #[must_use]
+    pub fn client_time(self, clock: impl Clock + 'static) -> Self {
+        Self { clock: Some(Arc::new(clock)), ..self }
+    }
+
+    fn scripts<A: Scripted>(&self, algorithm: &A) -> Result<Arc<Scripts>, Error> {
+        let mut shape = (Vec::new(), self.clock.as_ref().map_or(Time::Server, |_| Time::Client));
+        algorithm.scripts(&mut shape.0);
+        let known = self.scripts.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scripts) = known.get(&shape) {
+            return Ok(Arc::clone(scripts));
+        }
+        drop(known);
+        let scripts = Arc::new(Scripts::new(&shape.0, shape.1)?);
+        let mut known = self.scripts.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(known.entry(shape).or_insert(scripts)))
+    }
+
+    fn key<K: RedisKey + ?Sized>(&self, scripts: &Scripts, key: &K) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        for part in [&self.prefix, FORMAT, &scripts.shape] {
+            bytes.extend_from_slice(part.as_bytes());
+            bytes.push(b':');
+        }
+        key.write_to(&mut bytes);
+        bytes
+    }
+
+    /// Runs a script, which the server may have to be given again.
+    async fn run(&self, script: &Source, key: &[u8], numbers: &[u8]) -> RedisResult<Value> {
+        let call = |how: &str, script: &str| -> Cmd {
+            let mut command = redis::cmd(how);
+            command.arg(script).arg(1).arg(key).arg(numbers);
+            command
+        };
+        let answer = self.connection.send(&call("EVALSHA", &script.sha)).await;
+        match answer {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.connection.send(&call("EVAL", &script.text)).await
+            }
+            answer => answer,
+        }
+    }
+}
+
+/// The version of what is stored, a part of every key.
+const FORMAT: &str = "1";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl<A, K> Store<A, K> for Redis
+where
+    A: Scripted,
+    K: RedisKey + ?Sized,
+{
+    type Error = Error;
+
+    fn decide(
+        &self,
+        algorithm: &A,
+        key: &K,
+        operation: Operation,
+    ) -> impl Future<Output = Result<Decision, Error>> + Send {
+        let prepared = self.scripts(algorithm).map(|scripts| {
+            let key = self.key(&scripts, key);
+            (scripts, key)
+        });
+        async move {
+            let (scripts, key) = prepared?;
+            let call = Call { store: self, algorithm, scripts: &scripts, operation };
+            let deadline = tokio::time::timeout(self.timeout, call.decide(&key));
+            deadline.await.unwrap_or_else(|_| Err(call.failed(Failure::TimedOut(self.timeout), "")))
+        }
+    }
+}
+
+/// One decision.
+struct Call<'a, A> {
+    store: &'a Redis,
+    algorithm: &'a A,
+    scripts: &'a Scripts,
+    operation: Operation,
+}
+
+impl<A: Scripted> Call<'_, A> {
+    async fn decide(&self, key: &[u8]) -> Result<Decision, Error> {
+        let (script, code, n) = match self.operation {
+            Operation::Peek(n) => (&self.scripts.take, 0, n),
+            Operation::Check(n) => (&self.scripts.take, 1, n),
+            Operation::TakeUpTo(n) => (&self.scripts.take, 2, n),
+            Operation::Debit(n) => (&self.scripts.take, 3, n),
+            Operation::Refund(n) => (&self.scripts.give_back, 0, n),
+            Operation::Reset => (&self.scripts.reset, 0, 0),
+        };
+        // A clock that goes back is told once, and then again only if it goes back again.
+        for _ in 0..MAX_CLOCK_STEPS {
+            let mut numbers = Numbers(vec![code]);
+            numbers.push(n);
+            if let Some(clock) = &self.store.clock {
+                numbers.push(clock.now().min(Tick::MAX).as_micros());
+            }
+            self.algorithm.write_numbers(&mut numbers);
+            let reply = self.store.run(script, key, &numbers.0).await;
+            let reply =
+                reply.map_err(|error| failure(&error, self.store.timeout, Some(self.policy())))?;
+            match Reply::read(&reply) {
+                Some(Reply { granted: CLOCK_WENT_BACK, .. }) => {}
+                Some(reply) => return self.explain(&reply),
+                None => return Err(self.unexpected("it is not of the form of the script's")),
+            }
+        }
+        Err(self.unexpected("the server's clock goes back again and again"))
+    }
+
+    /// The decision that the script has made, with all its numbers.
+    fn explain(&self, reply: &Reply<'_>) -> Result<Decision, Error> {
+        let mut state = match reply.before {
+            None => self.algorithm.fresh(),
+            Some(bytes) => {
+                let mut stored = StoredState(bytes);
+                let state = self.algorithm.read_state(&mut stored);
+                let state = state.filter(|_| stored.0.is_empty());
+                state.ok_or_else(|| self.unexpected("what is stored is not of this policy"))?
+            }
+        };
+        let decision = self.operation.apply(self.algorithm, &mut state, reply.now);
+        if decision.granted.min(MAX_NUMBER) != reply.granted.unsigned_abs() {
+            return Err(self.unexpected("the script and the algorithm do not agree"));
+        }
+        Ok(decision)
+    }
+
+    fn unexpected(&self, detail: &str) -> Error {
+        self.failed(Failure::UnexpectedReply, detail)
+    }
+
+    fn failed(&self, failure: Failure, detail: &str) -> Error {
+        StoreFailure::new(failure, Some(self.policy()), detail).into()
+    }
+
+    /// What the limits are called, in an error.
+    fn policy(&self) -> String {
+        let limits = self.algorithm.describe();
+        let names = limits.iter().filter_map(|Description { name, .. }| name.as_ref());
+        let names: Vec<&str> = names.map(AsRef::as_ref).collect();
+        let Scripts { shape, .. } = self.scripts;
+        let what = if names.is_empty() { shape.clone() } else { names.join("; ") };
+        format!("{}: {what}", self.store.prefix)
+    }
+}
+
+/// In the place of the units granted.
+const CLOCK_WENT_BACK: i64 = -1;
+const MAX_CLOCK_STEPS: usize = 3;
+
+/// What a script returns.
+struct Reply<'r> {
+    now: Tick,
+    granted: i64,
+    before: Option<&'r [u8]>,
+}
+
+impl<'r> Reply<'r> {
+    fn read(reply: &'r Value) -> Option<Self> {
+        let Value::Array(parts) = reply else { return None };
+        let (now, granted, before) = match parts.as_slice() {
+            [Value::Int(now), Value::Int(granted)] => (now, granted, None),
+            [Value::Int(now), Value::Int(granted), Value::Nil] => (now, granted, None),
+            [Value::Int(now), Value::Int(granted), Value::BulkString(before)] => {
+                (now, granted, Some(before.as_slice()))
+            }
+            _ => return None,
+        };
+        let now = Tick::from_micros(u64::try_from(*now).ok()?);
+        Some(Self { now, granted: *granted, before })
+    }
+}
+
+fn failure(error: &RedisError, timeout: Duration, policy: Option<String>) -> Error {
+    let failure = match error.kind() {
+        ErrorKind::Io if error.is_timeout() => Failure::TimedOut(timeout),
+        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => Failure::Unreachable,
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Failure::UnexpectedReply,
+        ErrorKind::InvalidClientConfig => Failure::WrongAddress,
+        _ => Failure::Refused,
+    };
+    StoreFailure::new(failure, policy, &error.to_string()).into()
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .field("client_time", &self.clock.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,155 @@
+//! Real Redis servers: started when a test needs them, and stopped with it.
+
+use super::{Subject, parse};
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tollgate::{Decision, Limiter, ManualClock, Operation, Policy, RateLimiter, Redis, Tick};
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A `redis-server` of its own, with its files in a directory of its own.
+///
+/// It ends with this value, and also when the process of the test ends in whatever way: its
+/// shell waits for the end of a pipe.
+pub struct Server {
+    shell: Child,
+    pub port: u16,
+    pub directory: TempDir,
+}
+
+impl Server {
+    pub fn start(options: &[&str]) -> Self {
+        Self::start_on(free_port(), options)
+    }
+
+    pub fn start_on(port: u16, options: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let shell = Command::new("sh")
+            .args(["-c", "\"$@\" & read end; kill -9 $!; wait $!", "sh"])
+            .args(["redis-server", "--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--dir", directory.path().to_str().unwrap()])
+            .args(["--logfile", "server.log"])
+            .args(options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell runs");
+        let server = Self { shell, port, directory };
+        server.wait();
+        server
+    }
+
+    fn wait(&self) {
+        let start = Instant::now();
+        while self.try_cli(&["PING"]).is_none() {
+            let log = self.directory.path().join("server.log");
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "redis-server does not run: is it installed? (scripts/test installs it; or: \
+                 apt-get install redis-server, brew install redis)\n{}",
+                std::fs::read_to_string(log).unwrap_or_default(),
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Runs a command by `redis-cli`; an answer with an error is an answer.
+    pub fn cli(&self, command: &[&str]) -> String {
+        self.try_cli(command).expect("the server answers")
+    }
+
+    fn try_cli(&self, command: &[&str]) -> Option<String> {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli").args(["-p", &port]).args(command).output();
+        let output = output.expect("redis-cli is installed with redis-server");
+        let text = String::from_utf8(output.stdout).unwrap();
+        output.status.success().then(|| text.trim_end().to_owned())
+    }
+
+    /// Ends at once, as by a crash.
+    pub fn kill(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut end) = self.shell.stdin.take() {
+            // It may have ended by itself.
+            let _ = end.write_all(b"\n");
+        }
+        self.shell.wait().expect("a shell ends");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// One server for all tests of a process that do no harm to it.
+pub static SHARED: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+/// A prefix that no other test uses.
+pub fn prefix() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// One connection for all subjects; its calls may take long on a machine that is busy.
+static STORE: LazyLock<Redis> = LazyLock::new(|| {
+    let store = RUNTIME.block_on(Redis::connect(&SHARED.url())).unwrap();
+    store.timeout(Duration::from_secs(60))
+});
+
+/// The store in Redis, with the instants told to it.
+pub struct InRedis {
+    clock: ManualClock,
+    limiter: Limiter<Policy, Redis>,
+    prefix: String,
+}
+
+impl InRedis {
+    pub fn with_policy(policy: Policy) -> Self {
+        let clock = ManualClock::new(Tick::from_micros(0));
+        let prefix = prefix();
+        let store = STORE.clone().prefix(&prefix).client_time(clock.clone());
+        Self { clock, limiter: Limiter::with_store(policy, store), prefix }
+    }
+}
+
+impl Subject for InRedis {
+    fn new(policy: &str) -> Self {
+        Self::with_policy(parse(policy))
+    }
+
+    fn decide(&mut self, micros: u64, key: &str, operation: Operation) -> Decision {
+        self.clock.set(Tick::from_micros(micros));
+        RUNTIME.block_on(self.limiter.decide(key, operation)).unwrap()
+    }
+
+    fn keys(&self) -> usize {
+        let pattern = format!("{}:*", self.prefix);
+        SHARED.cli(&["--scan", "--pattern", &pattern]).lines().count()
+    }
+
+    /// Each takes a round trip.
+    fn affordable(decisions: u64) -> u64 {
+        decisions.min(2_000)
+    }
+}
