@@ -35,7 +35,7 @@ local function entry(place)
   return struct.unpack('<I7I6', range(-16 * place, 12 - 16 * place))
 end
 
-local newest = range(-32, -1)
+local newest = range(-512, -1)
 local last, total, count, newest_at = 0, 0, 0, 0
 if newest ~= '' then
   last, total, count = struct.unpack('<I7I6I3', newest, #newest - 15)
@@ -45,6 +45,7 @@ if newest ~= '' then
     count = count + 1
   end
 end
+local newest_before = newest_at
 
 local replaced, added
 if last > now then
@@ -66,10 +67,13 @@ end
 local head, head_at, head_total, before = count, 0, 0, 0
 if count > 0 then
   local expired = now - window
-  local low = count > 7 and count - 6 or 1
-  local bytes = range(-16 * (count + 1), 15 - 16 * low)
+  local low, bytes = 1, newest
+  if #newest == 512 and count > 31 then
+    low = count - 6
+    bytes = range(-16 * (count + 1), 15 - 16 * low)
+  end
   local i = #bytes - 16 * (count - low + 1) + 1
-  if i > 1 then before = struct.unpack('<I6', bytes, 8) end
+  if i > 1 then before = struct.unpack('<I6', bytes, i - 9) end
   while head >= low do
     head_at, head_total = struct.unpack('<I7I6', bytes, i)
     if head_at > expired then break end
@@ -110,31 +114,27 @@ local function find(rank)
 end
 
 --@ view
--- The log without the entries that make no difference to this decision.
+-- The log without the entries that make no difference to this decision: those with the oldest
+-- unit and with the newest always do, and those with these units may.
 local seen
+local after = used + change
+local must_go = after > limit and after - limit + 1 or 1
+local asked = 1
+if change == 0 then asked = used - limit + (op == TAKE_UP_TO and 1 or n) end
 if used == 0 then
   seen = struct.pack('<dI4', last, 0)
+elseif must_go == 1 and asked <= 1 and change >= 0 and head_rank > 0 then
+  seen = struct.pack('<dI4dddd', last, 2, head_at, head_rank, newest_at, used)
 else
-  local after = used + change
   local ranks = { 1, used }
-  local function add(rank)
+  for _, rank in ipairs({ must_go, asked, after }) do
     if rank > 1 and rank < used then ranks[#ranks + 1] = rank end
   end
-  if after > limit then add(after - limit + 1) end
-  if change < 0 then
-    add(after)
-  elseif change == 0 then
-    if op == TAKE_UP_TO then add(used + 1 - limit) else add(used + n - limit) end
-  end
-  if #ranks == 2 and head_rank > 0 then
-    seen = struct.pack('<dI4dddd', last, 2, head_at, head_rank, newest_at, used)
-  else
-    table.sort(ranks)
-    seen = struct.pack('<dI4', last, #ranks)
-    for _, rank in ipairs(ranks) do
-      local taken_at, up_to = entry(find(rank))
-      seen = seen .. struct.pack('<dd', taken_at, (up_to - before) % modulus)
-    end
+  table.sort(ranks)
+  seen = struct.pack('<dI4', last, #ranks)
+  for _, rank in ipairs(ranks) do
+    local taken_at, up_to = entry(find(rank))
+    seen = seen .. struct.pack('<dd', taken_at, (up_to - before) % modulus)
   end
 end
 
@@ -171,6 +171,12 @@ if replaced then log = replaced end
 local state = struct.pack('<I4', #log) .. log
 
 --@ write_alone
+-- When the key expires is a matter of the newest entry's time alone, in steps of a sixteenth of
+-- the window: an entry in the same step leaves the expiry as it is.
+local step = window / 16
+local expires = (floor(newest_at / step) + 1) * step + window
+ttl_millis = floor((expires - now) / 1000) + slack_millis
+if ttl_millis < min_ttl_millis then ttl_millis = min_ttl_millis end
 if fresh_after <= 0 then
   redis.call('DEL', key)
 elseif replaced then
@@ -179,7 +185,7 @@ elseif added then
   local length = redis.call('APPEND', key, added)
   if length > 32 * head + 4096 then
     redis.call('SET', key, range(-16 * (head + 2), -1), 'PX', ttl_millis)
-  else
+  elseif not follow or min_ttl_millis > 0 or floor(newest_before / step) < floor(now / step) then
     redis.call('PEXPIRE', key, ttl_millis)
   end
 end

@@ -129,6 +129,7 @@ impl InRedis {
         let clock = ManualClock::new(Tick::from_micros(0));
         let prefix = prefix();
         let store = STORE.clone().prefix(&prefix).client_time(clock.clone());
+        let store = store.min_ttl(Duration::from_secs(600));
         Self { clock, limiter: Limiter::with_store(policy, store), prefix }
     }
 }

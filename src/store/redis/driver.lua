@@ -30,15 +30,15 @@ end
 
 --@ server_time
 -- Where the server's clock went back, the states go back with it.
-local follow, moved = true, false
-local op, n, at = struct.unpack('<Bd', numbers)
+local follow, moved, slack_millis = true, false, 2
+local op, n, min_ttl_millis, at = struct.unpack('<Bdd', numbers)
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
 
 --@ client_time
--- Where the clients' clocks go back, time stands still.
-local follow, moved = false, false
-local op, n, clock, at = struct.unpack('<Bdd', numbers)
+-- Where the clients' clocks go back, time stands still. Keys expire by another clock than theirs.
+local follow, moved, slack_millis = false, false, 900
+local op, n, min_ttl_millis, clock, at = struct.unpack('<Bddd', numbers)
 
 --@ load
 local stored = redis.call('GET', key)
@@ -63,7 +63,8 @@ if not moved then change = -n end
 
 --@ ttl
 -- A little longer than it must be, and not for all keys alike.
-local ttl_millis = floor(longest / 1000) + 2 + floor(longest * (clock % 1024) / 16384000)
+local ttl_millis = floor(longest / 1000 + longest * (clock % 1024) / 16384000) + slack_millis
+if ttl_millis < min_ttl_millis then ttl_millis = min_ttl_millis end
 
 --@ save
 if longest > 0 then
@@ -73,7 +74,12 @@ else
 end
 
 --@ reply
--- The time, what was taken, and the state as it was before. Where that had to be moved, the
--- client asks again.
-if change < 0 then change = 0 end
-return { clock, moved and -1 or change, before }
+-- The time, the units taken, and the state as it was before. Where the clock went back, the
+-- client asks again. (One string, as a table is slow to turn into a reply.)
+if moved then
+  change = -1
+elseif change < 0 then
+  change = 0
+end
+if before then return struct.pack('<ddc0', clock, change, before) end
+return struct.pack('<dd', clock, change)

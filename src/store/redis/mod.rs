@@ -74,6 +74,7 @@ pub struct Redis {
     connection: Connection,
     prefix: Arc<str>,
     timeout: Duration,
+    min_ttl: Duration,
     clock: Option<Arc<dyn Clock>>,
     scripts: Arc<RwLock<HashMap<Shape, Arc<Scripts>>>>,
 }
@@ -156,6 +157,7 @@ impl Redis {
             connection,
             prefix: Self::DEFAULT_PREFIX.into(),
             timeout: Self::DEFAULT_TIMEOUT,
+            min_ttl: Duration::ZERO,
             clock: None,
             scripts: Arc::default(),
         }
@@ -177,10 +179,18 @@ impl Redis {
     /// scripts ask for the time, for tests, and for replays.
     ///
     /// All instances that share a limit should do the same, and agree on the time: a key is
-    /// decided on at the latest of their times. Keys still expire by the server's clock.
+    /// decided on at the latest of their times. Keys still expire by the server's clock: where
+    /// `clock` is slower than that, or stands still, see [`min_ttl`](Self::min_ttl).
     #[must_use]
     pub fn client_time(self, clock: impl Clock + 'static) -> Self {
         Self { clock: Some(Arc::new(clock)), ..self }
+    }
+
+    /// The same store, with keys that live for at least `ttl`, rounded down to milliseconds: for
+    /// tests and replays, in which a second may take longer than one.
+    #[must_use]
+    pub fn min_ttl(self, ttl: Duration) -> Self {
+        Self { min_ttl: ttl, ..self }
     }
 
     fn scripts<A: Scripted>(&self, algorithm: &A) -> Result<Arc<Scripts>, Error> {
@@ -276,6 +286,7 @@ impl<A: Scripted> Call<'_, A> {
         for _ in 0..MAX_CLOCK_STEPS {
             let mut numbers = Numbers(vec![code]);
             numbers.push(n);
+            numbers.push(u64::try_from(self.store.min_ttl.as_millis()).unwrap_or(u64::MAX));
             if let Some(clock) = &self.store.clock {
                 numbers.push(clock.now().min(Tick::MAX).as_micros());
             }
@@ -284,8 +295,10 @@ impl<A: Scripted> Call<'_, A> {
             let reply =
                 reply.map_err(|error| failure(&error, self.store.timeout, Some(self.policy())))?;
             match Reply::read(&reply) {
-                Some(Reply { granted: CLOCK_WENT_BACK, .. }) => {}
-                Some(reply) => return self.explain(&reply),
+                Some(Reply { granted: None, .. }) => {}
+                Some(Reply { now, granted: Some(granted), before }) => {
+                    return self.explain(now, granted, before);
+                }
                 None => return Err(self.unexpected("it is not of the form of the script's")),
             }
         }
@@ -293,8 +306,8 @@ impl<A: Scripted> Call<'_, A> {
     }
 
     /// The decision that the script has made, with all its numbers.
-    fn explain(&self, reply: &Reply<'_>) -> Result<Decision, Error> {
-        let mut state = match reply.before {
+    fn explain(&self, now: Tick, granted: u64, before: Option<&[u8]>) -> Result<Decision, Error> {
+        let mut state = match before {
             None => self.algorithm.fresh(),
             Some(bytes) => {
                 let mut stored = StoredState(bytes);
@@ -303,8 +316,8 @@ impl<A: Scripted> Call<'_, A> {
                 state.ok_or_else(|| self.unexpected("what is stored is not of this policy"))?
             }
         };
-        let decision = self.operation.apply(self.algorithm, &mut state, reply.now);
-        if decision.granted.min(MAX_NUMBER) != reply.granted.unsigned_abs() {
+        let decision = self.operation.apply(self.algorithm, &mut state, now);
+        if decision.granted.min(MAX_NUMBER) != granted {
             return Err(self.unexpected("the script and the algorithm do not agree"));
         }
         Ok(decision)
@@ -329,30 +342,24 @@ impl<A: Scripted> Call<'_, A> {
     }
 }
 
-/// In the place of the units granted.
-const CLOCK_WENT_BACK: i64 = -1;
 const MAX_CLOCK_STEPS: usize = 3;
 
 /// What a script returns.
 struct Reply<'r> {
     now: Tick,
-    granted: i64,
+    /// None where the clock went back: then nothing was decided.
+    granted: Option<u64>,
     before: Option<&'r [u8]>,
 }
 
 impl<'r> Reply<'r> {
     fn read(reply: &'r Value) -> Option<Self> {
-        let Value::Array(parts) = reply else { return None };
-        let (now, granted, before) = match parts.as_slice() {
-            [Value::Int(now), Value::Int(granted)] => (now, granted, None),
-            [Value::Int(now), Value::Int(granted), Value::Nil] => (now, granted, None),
-            [Value::Int(now), Value::Int(granted), Value::BulkString(before)] => {
-                (now, granted, Some(before.as_slice()))
-            }
-            _ => return None,
-        };
-        let now = Tick::from_micros(u64::try_from(*now).ok()?);
-        Some(Self { now, granted: *granted, before })
+        let Value::BulkString(bytes) = reply else { return None };
+        let mut bytes = StoredState(bytes);
+        let now = Tick::from_micros(bytes.number()?);
+        let granted = bytes.number();
+        let before = if bytes.0.is_empty() { None } else { Some(bytes.0) };
+        Some(Self { now, granted, before })
     }
 }
 

@@ -46,7 +46,7 @@ impl Scripts {
             shape: names.join("+"),
             take: Source::new(&compose(algorithms, time, "grant", "take")?),
             give_back: Source::new(&compose(algorithms, time, "refund", "give_back")?),
-            reset: Source::new("redis.call('DEL', KEYS[1]) return {0, 0}"),
+            reset: Source::new("redis.call('DEL', KEYS[1]) return struct.pack('<dd', 0, 0)"),
         })
     }
 }
@@ -122,7 +122,7 @@ impl Parts {
         if self.views {
             let stored = "local seen = stored and string.sub(stored, from, to) or ''\n";
             *text += algorithm.section("view").unwrap_or(stored);
-            *text += "view = seen .. view\n";
+            *text += if inner.is_empty() { "view = seen\n" } else { "view = seen .. view\n" };
         }
         *text += "if change ~= 0 or moved then\nif not moved then\n";
         *text += section(algorithm, self.record)?;
@@ -134,7 +134,8 @@ impl Parts {
             *text += section(algorithm, "write_alone")?;
         } else {
             *text += section(algorithm, "write")?;
-            *text += "states = state .. states\n";
+            *text +=
+                if inner.is_empty() { "states = state\n" } else { "states = state .. states\n" };
         }
         *text += "end\nend\n";
         Ok(())
