@@ -1,7 +1,8 @@
 //! What would this limit have done to that traffic?
 //!
 //! ```text
-//! cargo run --release --example replay -- --policy POLICY [--epoch MICROS] [--summary] < trace
+//! cargo run --release --example replay -- --policy POLICY [--epoch MICROS] [--summary] \
+//!     [--store memory|redis://...] [--prefix PREFIX] [--min-ttl SECONDS] < trace
 //! ```
 //!
 //! A line of the trace is `MICROS KEY COST [OP]`: microseconds from the start (they may go
@@ -10,6 +11,11 @@
 //! passed over. A line that is none of these ends the run with its number, exit code 2.
 //!
 //! A line of the output is a decision as a JSON object; durations are in microseconds.
+//!
+//! With `--store redis://...` (and `--features redis`) the decisions are made in Redis, on the
+//! same times. What is stored there stays until it expires, and is found by the next replay of
+//! the same algorithms and keys: a `--prefix` keeps them apart. It expires by Redis' own clock:
+//! where a replay takes longer than its trace, give `--min-ttl`.
 
 use clap::Parser;
 use serde::Serialize;
@@ -18,7 +24,10 @@ use std::error::Error;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::process::ExitCode;
 use std::time::Duration;
-use tollgate::{Decision, Limiter, ManualClock, Name, Operation, Outcome, Policy, Tick};
+use tollgate::{
+    BoxRateLimiter, Decision, Limiter, ManualClock, Name, Operation, Outcome, Policy, RateLimiter,
+    Tick,
+};
 
 /// Runs a trace of requests through a policy and prints each decision.
 #[derive(Parser)]
@@ -34,10 +43,43 @@ struct Args {
     /// Print totals for each key instead of each decision.
     #[arg(long)]
     summary: bool,
+
+    /// Where the states are: memory, or the URL of a Redis server.
+    #[arg(long, default_value = "memory")]
+    store: String,
+
+    /// What the keys in Redis begin with.
+    #[arg(long, default_value = "tollgate")]
+    prefix: String,
+
+    /// How long a key in Redis lives at least.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    min_ttl: u64,
 }
 
-fn main() -> ExitCode {
-    match run(&Args::parse()) {
+/// The limiter, in memory or in Redis, on the time of the trace.
+async fn limiter(args: &Args, clock: ManualClock) -> Result<BoxRateLimiter<str>, Box<dyn Error>> {
+    let policy = args.policy.clone();
+    if args.store == "memory" {
+        return Ok(BoxRateLimiter::new(Limiter::with_clock(policy, clock)));
+    }
+    #[cfg(feature = "redis")]
+    {
+        let store = tollgate::Redis::connect(&args.store)
+            .await?
+            .prefix(&args.prefix)
+            .min_ttl(Duration::from_secs(args.min_ttl))
+            .timeout(Duration::from_secs(5))
+            .client_time(clock);
+        Ok(BoxRateLimiter::new(Limiter::with_store(policy, store)))
+    }
+    #[cfg(not(feature = "redis"))]
+    Err("this replay was built without Redis: add --features redis".into())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(&Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -46,9 +88,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let clock = ManualClock::new(Tick::from_micros(args.epoch));
-    let limiter = Limiter::with_clock(args.policy.clone(), clock.clone());
+    let limiter = limiter(args, clock.clone()).await?;
     let is_set = args.policy.limits().len() > 1;
     let mut totals: BTreeMap<String, Totals> = BTreeMap::new();
 
@@ -71,7 +113,8 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         let Some(request) = request else { continue };
 
         clock.set(request.now);
-        let decision = limiter.decide(request.key, request.operation);
+        let decision = limiter.decide(request.key, request.operation).await;
+        let decision = decision.map_err(|error| format!("line {number}: {error}"))?;
         if args.summary {
             match totals.get_mut(request.key) {
                 Some(totals) => totals.add(&request, &decision),

@@ -23,7 +23,7 @@ pin_project! {
     enum Stage<S, ReqBody, R, Answer, F> {
         /// The limiter has not decided yet; then `next` tells how to go on.
         Deciding {
-            deciding: Deciding,
+            deciding: Deciding<Answer>,
             next: Option<Next<S, ReqBody, R>>,
         },
         /// The inner service is at work; the fields are for its answer.
@@ -40,7 +40,11 @@ pin_project! {
 }
 
 /// Boxed, for a limiter that has to wait for its store; others decide within the call.
-type Deciding = Pin<Box<dyn Future<Output = Decision> + Send>>;
+type Deciding<Answer> = Pin<Box<dyn Future<Output = Result<Decision, Failed<Answer>>> + Send>>;
+
+/// What is left to do where the limiter's store failed: to give this answer, or to pass the
+/// request on.
+pub(super) type Failed<Answer> = Option<Answer>;
 
 struct Next<S, ReqBody, R> {
     inner: S,
@@ -53,7 +57,7 @@ where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
 {
     pub(super) fn deciding(
-        deciding: Deciding,
+        deciding: Deciding<S::Response>,
         inner: S,
         request: Request<ReqBody>,
         answers: Answers<R>,
@@ -78,7 +82,7 @@ where
     fn decided(verdict: Verdict<ReqBody, ResBody>, inner: &mut S) -> Self {
         match verdict {
             Verdict::PassOn(request, fields) => {
-                Self::Serving { serving: inner.call(request), fields: Some(fields) }
+                Self::Serving { serving: inner.call(request), fields }
             }
             Verdict::Answer(response) => Self::Answered { answer: Some(response) },
         }
@@ -99,15 +103,16 @@ where
         loop {
             match stage.as_mut().project() {
                 StageProjection::Deciding { deciding, next } => {
-                    let decision = ready!(deciding.as_mut().poll(cx));
+                    let decided = ready!(deciding.as_mut().poll(cx));
                     let Next { mut inner, request, answers } = next.take().expect(POLLED_AGAIN);
-                    let verdict = answers.admit(decision, request);
+                    let verdict = answers.judge(decided, request);
                     stage.set(Stage::decided(verdict, &mut inner));
                 }
                 StageProjection::Serving { serving, fields } => {
                     let mut response = ready!(serving.poll(cx))?;
-                    let fields = fields.take().expect(POLLED_AGAIN);
-                    fields.append_to(response.headers_mut());
+                    if let Some(fields) = fields.take() {
+                        fields.append_to(response.headers_mut());
+                    }
                     return Poll::Ready(Ok(response));
                 }
                 StageProjection::Answered { answer } => {

@@ -97,6 +97,7 @@
 //! so give each limit a name. The handler finds the innermost layer's decision. Limits on the
 //! *same* key belong into one [`Policy`](crate::Policy) instead: it charges all or none.
 
+mod failure;
 mod future;
 mod headers;
 mod key;
@@ -104,6 +105,7 @@ mod layer;
 mod response;
 mod service;
 
+pub use failure::{FailClosed, FailOpen, NeverFails, OnStoreError, Undecided};
 pub use future::ResponseFuture;
 pub use key::{KeyError, KeyExtractor, PeerIp};
 pub use layer::RateLimitLayer;

@@ -1,3 +1,4 @@
+use super::future::Failed;
 use super::headers::{RateLimitFields, RateLimitValues, retry_after_seconds, set_retry_after};
 use super::key::KeyError;
 use crate::algorithm::Description;
@@ -79,9 +80,24 @@ impl<R> Answers<R> {
         Answers { fields: self.fields, refusal }
     }
 
-    /// What becomes of a request once it is decided on: it is passed on, and the fields are for
-    /// its answer; or it is answered here.
-    pub(super) fn admit<ReqBody, ResBody>(
+    /// What becomes of a request once it is decided on, or could not be: it is passed on, and the
+    /// fields are for its answer; or it is answered here.
+    pub(super) fn judge<ReqBody, ResBody>(
+        &self,
+        decided: Result<Decision, Failed<Response<ResBody>>>,
+        request: Request<ReqBody>,
+    ) -> Verdict<ReqBody, ResBody>
+    where
+        R: Refuse<ResBody>,
+    {
+        match decided {
+            Ok(decision) => self.admit(decision, request),
+            Err(Some(answer)) => Verdict::Answer(answer),
+            Err(None) => Verdict::PassOn(request, None),
+        }
+    }
+
+    fn admit<ReqBody, ResBody>(
         &self,
         decision: Decision,
         mut request: Request<ReqBody>,
@@ -92,7 +108,7 @@ impl<R> Answers<R> {
         let fields = self.fields.values(&decision);
         if decision.is_allowed() {
             request.extensions_mut().insert(decision);
-            return Verdict::PassOn(request, fields);
+            return Verdict::PassOn(request, Some(fields));
         }
         let refusal = Refusal { decision, policy: self.fields.name(&decision) };
         let mut response = self.refusal.refuse(&refusal);
@@ -104,7 +120,7 @@ impl<R> Answers<R> {
 }
 
 pub(super) enum Verdict<ReqBody, ResBody> {
-    PassOn(Request<ReqBody>, RateLimitValues),
+    PassOn(Request<ReqBody>, Option<RateLimitValues>),
     Answer(Response<ResBody>),
 }
 
@@ -113,7 +129,7 @@ pub(super) fn keyless<B: From<String>>(error: &KeyError) -> Response<B> {
     plain_text(error.status(), format!("{error}\n"))
 }
 
-fn plain_text<B: From<String>>(status: StatusCode, text: String) -> Response<B> {
+pub(super) fn plain_text<B: From<String>>(status: StatusCode, text: String) -> Response<B> {
     let mut response = Response::new(B::from(text));
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -1,0 +1,80 @@
+use super::response::plain_text;
+use http::header::{HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use std::convert::Infallible;
+
+/// Says what becomes of a request that nobody could decide on, because the limiter's store
+/// failed.
+///
+/// [`FailOpen`] and [`FailClosed`] do; so does a closure from the error:
+///
+/// ```
+/// use http::{Response, StatusCode};
+/// use std::convert::Infallible;
+/// use tollgate::tower::{OnStoreError, Undecided};
+///
+/// fn assert_choice<E, B, F: OnStoreError<E, B>>(_: &F) {}
+///
+/// assert_choice::<std::io::Error, String, _>(&|error: &std::io::Error| {
+///     let mut response = Response::new(format!("not now: {error}"));
+///     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+///     Undecided::Answer(response)
+/// });
+/// ```
+pub trait OnStoreError<E, B> {
+    /// What becomes of the request.
+    fn on_store_error(&self, error: &E) -> Undecided<B>;
+}
+
+/// What becomes of a request that nobody could decide on.
+#[derive(Debug)]
+pub enum Undecided<B> {
+    /// It goes on to the service, without a decision and without `RateLimit` fields.
+    PassOn,
+    /// It is answered here.
+    Answer(Response<B>),
+}
+
+impl<F, E, B> OnStoreError<E, B> for F
+where
+    F: Fn(&E) -> Undecided<B>,
+{
+    fn on_store_error(&self, error: &E) -> Undecided<B> {
+        self(error)
+    }
+}
+
+/// Passes requests on while the store fails: it is better to serve too many than none.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FailOpen;
+
+impl<E, B> OnStoreError<E, B> for FailOpen {
+    fn on_store_error(&self, _error: &E) -> Undecided<B> {
+        Undecided::PassOn
+    }
+}
+
+/// Answers 503 Service Unavailable with `Retry-After: 1` while the store fails: it is better to
+/// serve none than too many.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FailClosed;
+
+impl<E, B: From<String>> OnStoreError<E, B> for FailClosed {
+    fn on_store_error(&self, _error: &E) -> Undecided<B> {
+        let text = "The rate limit cannot be checked: retry after 1 s.\n".to_owned();
+        let mut response = plain_text(StatusCode::SERVICE_UNAVAILABLE, text);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        Undecided::Answer(response)
+    }
+}
+
+/// The choice for limiters in process, which cannot fail; the default. A limiter that can needs
+/// another: [`RateLimitLayer::on_store_error`](super::RateLimitLayer::on_store_error).
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NeverFails;
+
+impl<B> OnStoreError<Infallible, B> for NeverFails {
+    fn on_store_error(&self, error: &Infallible) -> Undecided<B> {
+        match *error {}
+    }
+}
