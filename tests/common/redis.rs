@@ -3,6 +3,7 @@
 use super::{Subject, parse};
 use std::io::Write;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,12 +29,14 @@ pub struct Server {
 
 impl Server {
     pub fn start(options: &[&str]) -> Self {
-        Self::start_on(free_port(), options)
+        Self::start_on(free_port(), options, &[])
     }
 
-    pub fn start_on(port: u16, options: &[&str]) -> Self {
+    /// On a port that is told, and with environment variables.
+    pub fn start_on(port: u16, options: &[&str], environment: &[(&str, &Path)]) -> Self {
         let directory = TempDir::new().unwrap();
         let shell = Command::new("sh")
+            .envs(environment.iter().copied())
             .args(["-c", "\"$@\" & read end; kill -9 $!; wait $!", "sh"])
             .args(["redis-server", "--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--dir", directory.path().to_str().unwrap()])
@@ -51,7 +54,7 @@ impl Server {
 
     fn wait(&self) {
         let start = Instant::now();
-        while self.try_cli(&["PING"]).is_none() {
+        while self.try_cli(&["PING"]).is_none_or(|answer| answer.contains("refused")) {
             let log = self.directory.path().join("server.log");
             assert!(
                 start.elapsed() < Duration::from_secs(20),
@@ -102,6 +105,16 @@ impl Drop for Server {
 
 /// One server for all tests of a process that do no harm to it.
 pub static SHARED: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
+
+/// Runs one test of this suite in a process of its own, and returns what it prints.
+pub fn in_own_process(test: &str, environment: &[(&str, &str)]) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .envs(environment.iter().copied())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the test runs itself")
+}
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 

@@ -1,0 +1,203 @@
+//! The store in Redis: what is stored, for how long, and by how many at once.
+
+mod common;
+
+use common::redis::{SHARED, Server, in_own_process, prefix};
+use common::{MIDNIGHT, cases, each_algorithm, jumping_trace, parse, policy};
+use proptest::prelude::*;
+use std::process::Child;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tollgate::{
+    All, FixedWindow, Limiter, ManualClock, Operation, Policy, Quota, RateLimiter, Redis,
+    SlidingLog, Tick, TokenBucket,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn connect(server: &Server) -> Redis {
+    Redis::connect(&server.url()).await.unwrap().prefix(&prefix()).timeout(MINUTE)
+}
+
+/// The milliseconds that a key has left; `None` where there is no key.
+fn ttl_millis(server: &Server, key: &str) -> Option<u64> {
+    match server.cli(&["PTTL", key]).parse::<i64>().unwrap() {
+        -2 => None,
+        ttl => Some(ttl.try_into().expect("a key has a TTL")),
+    }
+}
+
+#[tokio::test]
+async fn keys_are_readable_and_end_with_their_states() {
+    let server = Server::start(&[]);
+    let store = Redis::connect(&server.url()).await.unwrap();
+    let bucket = Limiter::with_store(TokenBucket::new(Quota::per_minute(60)), store.clone());
+    let set = All((FixedWindow::new(Quota::per_day(9)), SlidingLog::new(Quota::per_hour(9))));
+    let set = Limiter::with_store(set, store.prefix("other"));
+
+    assert!(bucket.check("alice").await.unwrap().is_allowed());
+    assert!(set.check(&("alice", 7)).await.unwrap().is_allowed());
+    let mut keys: Vec<String> = server.cli(&["--scan"]).lines().map(str::to_owned).collect();
+    keys.sort();
+    assert_eq!(keys, ["other:1:fixed_window+sliding_log:alice:7", "tollgate:1:bucket:alice"]);
+
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(server.cli(&["EXISTS", "tollgate:1:bucket:alice"]), "0");
+    assert_eq!(bucket.reset("alice").await.unwrap().remaining(), 60);
+    let after = set.reset(&("alice", 7)).await.unwrap();
+    assert_eq!((after.remaining(), after.reset_after()), (9, Duration::ZERO));
+    assert_eq!(server.cli(&["DBSIZE"]), "0");
+}
+
+#[tokio::test]
+async fn refused_keys_are_not_stored() {
+    let server = Server::start(&[]);
+    for (n, policy) in each_algorithm("10/min").iter().enumerate() {
+        let store = Redis::connect(&server.url()).await.unwrap().prefix(&n.to_string());
+        let limiter = Limiter::with_store(parse(policy), store.timeout(MINUTE));
+        for key in 0..10_000_u64 / 6 + 1 {
+            assert!(!limiter.check_n(&key, 11).await.unwrap().is_allowed());
+            assert!(limiter.peek(&key).await.unwrap().is_allowed());
+            assert!(limiter.check_n(&key, 0).await.unwrap().is_allowed());
+            assert_eq!(limiter.refund(&key, 5).await.unwrap().remaining(), 10);
+        }
+    }
+    assert_eq!(server.cli(&["DBSIZE"]), "0");
+}
+
+proptest! {
+    #![proptest_config(cases(60))]
+
+    /// In the clients' time, told by the trace: the lower bound holds at all times, the upper
+    /// one when the key is written.
+    #[test]
+    fn keys_live_as_long_as_their_states(policy in policy(), trace in jumping_trace(40)) {
+        let runtime = Runtime::new().unwrap();
+        let clock = ManualClock::new(Tick::from_micros(0));
+        let prefix = prefix();
+        let store = runtime.block_on(Redis::connect(&SHARED.url())).unwrap();
+        let store = store.prefix(&prefix).timeout(MINUTE).client_time(clock.clone());
+        let limiter = Limiter::with_store(policy.clone(), store);
+        for (now, operation) in trace {
+            clock.set(Tick::from_micros(now));
+            let decision = runtime.block_on(limiter.decide("k", operation)).unwrap();
+            let fresh_millis = decision.reset_after().as_micros().div_ceil(1_000) as u64;
+            let pattern = format!("{prefix}:*");
+            let key = SHARED.cli(&["--scan", "--pattern", &pattern]);
+            let ttl = ttl_millis(&SHARED, &key);
+            if fresh_millis > 0 {
+                prop_assert!(ttl.is_some_and(|ttl| ttl >= fresh_millis), "{ttl:?} {decision:?}");
+            }
+            let written = decision.granted() > 0 || matches!(operation, Operation::Refund(1..));
+            if written {
+                let longest = fresh_millis + fresh_millis / 10 + 1_000;
+                prop_assert!(ttl.is_none_or(|ttl| ttl < longest), "{ttl:?} {decision:?}");
+            }
+        }
+    }
+}
+
+/// In the server's time, as it passes: both bounds hold after every operation.
+#[tokio::test]
+async fn keys_live_as_long_as_their_states_by_the_servers_clock() {
+    let server = Server::start(&[]);
+    for policy in each_algorithm("20/2s").into_iter().chain(["10/s; sliding_log 30/4s".into()]) {
+        let store = connect(&server).await;
+        let limiter = Limiter::with_store(parse(&policy), store);
+        for n in 0_u64..60 {
+            let operation = match n % 7 {
+                0 => Operation::Refund(1),
+                1 => Operation::TakeUpTo(3),
+                2 if n > 40 => Operation::Debit(9),
+                _ => Operation::Check(n % 5),
+            };
+            let decision = limiter.decide("k", operation).await.unwrap();
+            let key = server.cli(&["--scan"]);
+            let ttl = ttl_millis(&server, &key);
+            let fresh = decision.reset_after().as_micros() as u64 / 1_000;
+            // A command line takes some milliseconds.
+            let soonest = fresh.saturating_sub(300);
+            if soonest > 0 {
+                let ttl = ttl.unwrap_or_else(|| panic!("{policy}: no key with {decision:?}"));
+                assert!(ttl >= soonest, "{policy}: {ttl} {decision:?}");
+            }
+            assert!(ttl.is_none_or(|ttl| ttl < fresh + fresh / 10 + 1_000), "{policy}: {ttl:?}");
+            tokio::time::sleep(Duration::from_millis(n % 9 * 10)).await;
+        }
+        server.cli(&["FLUSHALL"]);
+    }
+}
+
+const LIMIT: u64 = 500;
+
+/// Started by the next test, twice at a time: asks with many tasks until all are refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_tasks() {
+    let Ok(url) = std::env::var("SHARED_URL") else { return };
+    for policy in each_algorithm(&format!("{LIMIT}/h")) {
+        let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
+        let store = Redis::connect(&url).await.unwrap().timeout(MINUTE).client_time(clock);
+        let limiter = Limiter::with_store(parse(&policy), store.prefix(&policy));
+        let limiter = std::sync::Arc::new(limiter);
+        let mut tasks = JoinSet::new();
+        for _ in 0..64 {
+            let limiter = std::sync::Arc::clone(&limiter);
+            tasks.spawn(async move {
+                let mut admitted = 0;
+                for _ in 0..LIMIT / 16 {
+                    admitted += u64::from((*limiter).check("k").await.unwrap().is_allowed());
+                }
+                admitted
+            });
+        }
+        let admitted: u64 = tasks.join_all().await.into_iter().sum();
+        println!("admitted {admitted} by {policy}");
+    }
+}
+
+#[test]
+fn two_processes_together_admit_exactly_the_limit() {
+    let server = Server::start(&[]);
+    let url = server.url();
+    let processes: Vec<Child> =
+        (0..2).map(|_| in_own_process("sixty_four_tasks", &[("SHARED_URL", &url)])).collect();
+    let outputs = processes.into_iter().map(|process| {
+        let output = process.wait_with_output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    });
+    let outputs: Vec<String> = outputs.collect();
+    for policy in each_algorithm(&format!("{LIMIT}/h")) {
+        let admitted = outputs.iter().map(|output| {
+            let end = format!(" by {policy}");
+            let line = output.lines().find_map(|line| line.strip_suffix(&end)).unwrap();
+            line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        });
+        assert_eq!(admitted.sum::<u64>(), LIMIT, "{policy}");
+    }
+}
+
+/// Ten thousand entries, of which thousands expire: the log is searched and cut.
+#[tokio::test]
+async fn a_long_log_decides_as_in_process() {
+    for refund in [0, 1] {
+        let policy: Policy = "sliding_log 10000/min".parse().unwrap();
+        let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
+        let store = connect(&SHARED).await.client_time(clock.clone());
+        let in_redis = Limiter::with_store(policy.clone(), store);
+        let in_process = Limiter::with_clock(policy, clock.clone());
+        for n in 0..25_000_u64 {
+            let pause = if n % 9_000 == 8_999 { 50_000_000 } else { 5_000 + n % 7 };
+            clock.advance(Duration::from_micros(pause));
+            let operation = match n % 500 {
+                17 => Operation::Refund(refund * 700),
+                18 => Operation::Check(300),
+                19 => Operation::Debit(40),
+                _ => Operation::Check(1),
+            };
+            let decision = in_redis.decide("k", operation).await.unwrap();
+            assert_eq!(decision, in_process.decide("k", operation), "{n}");
+        }
+    }
+}
