@@ -6,7 +6,7 @@ use redis::{
     RedisResult, ServerErrorKind, Value,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(Clone)]
 pub(super) enum Connection {
@@ -28,7 +28,11 @@ pub(super) struct Server {
 struct Numbered {
     manager: ConnectionManager,
     number: u64,
+    since: Instant,
 }
+
+/// As often as a connection that works is given up for another.
+const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The connection attempt goes on while calls time out.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,7 +60,7 @@ impl Connection {
         let manager = lazy_manager(&client)?;
         Ok(Self::Server(Arc::new(Server {
             client,
-            manager: Mutex::new(Numbered { manager, number: 0 }),
+            manager: Mutex::new(Numbered { manager, number: 0, since: Instant::now() }),
         })))
     }
 
@@ -99,13 +103,11 @@ fn provide_cryptography() {
 /// Whether another connection to the same address may do better, though this one works: the
 /// server is no master any more, or did not let us in when it was asked.
 fn is_wrong_server(error: &RedisError) -> bool {
+    use ServerErrorKind::{MasterDown, NoPerm, ReadOnly};
     matches!(
         error.kind(),
-        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
-            | ErrorKind::AuthenticationFailed
-            | ErrorKind::InvalidClientConfig
-            | ErrorKind::Client
-    )
+        ErrorKind::Server(ReadOnly | MasterDown | NoPerm) | ErrorKind::AuthenticationFailed
+    ) || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
 }
 
 impl Server {
@@ -117,9 +119,9 @@ impl Server {
     /// Puts a new manager in the place of the one of this number, if that is still there.
     fn replace(&self, number: u64) -> RedisResult<()> {
         let mut current = self.lock();
-        if current.number == number {
+        if current.number == number && current.since.elapsed() >= REPLACEMENT_INTERVAL {
             let manager = lazy_manager(&self.client)?;
-            *current = Numbered { manager, number: number + 1 };
+            *current = Numbered { manager, number: number + 1, since: Instant::now() };
         }
         Ok(())
     }

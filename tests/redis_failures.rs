@@ -1,0 +1,296 @@
+//! The store in Redis when things go wrong between here and there, and when they are mended.
+
+mod common;
+
+use common::redis::{Server, free_port};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tollgate::{Error, Limiter, Quota, RateLimiter, Redis, SlidingLog, TokenBucket};
+
+type TokenLimiter = Limiter<TokenBucket, Redis>;
+
+fn limiter(store: Redis) -> TokenLimiter {
+    Limiter::with_store(TokenBucket::new(Quota::per_hour(1_000)), store)
+}
+
+async fn connect(server: &Server) -> TokenLimiter {
+    // The default timeout is for servers with more than two cores to themselves.
+    limiter(Redis::connect(&server.url()).await.unwrap().timeout(Duration::from_secs(2)))
+}
+
+async fn admit(limiter: &TokenLimiter) {
+    assert!(limiter.check("k").await.unwrap().is_allowed());
+}
+
+/// Asks until there is an answer, at most for ten seconds.
+async fn recovered(limiter: &TokenLimiter) {
+    let start = Instant::now();
+    while let Err(error) = limiter.check("k").await {
+        assert!(start.elapsed() < Duration::from_secs(10), "{error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_flushed_script_is_given_again_between_any_two_calls() {
+    let server = Server::start(&[]);
+    let limiter = connect(&server).await;
+    for left in (0..20).rev() {
+        assert_eq!(limiter.check("k").await.unwrap().remaining(), 980 + left);
+        server.cli(&["SCRIPT", "FLUSH"]);
+        assert_eq!(limiter.refund("k", 0).await.unwrap().remaining(), 980 + left);
+        server.cli(&["SCRIPT", "FLUSH"]);
+    }
+}
+
+#[tokio::test]
+async fn killed_connections_are_restored() {
+    let server = Server::start(&[]);
+    let limiter = connect(&server).await;
+    for _ in 0..20 {
+        admit(&limiter).await;
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        // The server tells when it is done; the next decision is made on a new connection.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        admit(&limiter).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_an_error_in_time_and_back_when_it_is_back() {
+    let port = free_port();
+    let server = Server::start_on(port, &[], &[]);
+    let limiter = connect(&server).await;
+    admit(&limiter).await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let tasks_before = tasks();
+
+    server.kill();
+    for _ in 0..200 {
+        let start = Instant::now();
+        let error = limiter.check("k").await.unwrap_err();
+        assert!(error.is_unreachable() || error.is_timeout(), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    }
+
+    let server = Server::start_on(port, &[], &[]);
+    recovered(&limiter).await;
+    for _ in 0..10 {
+        admit(&limiter).await;
+    }
+    let start = Instant::now();
+    while tasks() > tasks_before {
+        assert!(start.elapsed() < Duration::from_secs(10), "{} tasks", tasks());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_server_that_never_was_is_an_error_in_time() {
+    let nowhere = format!("redis://127.0.0.1:{}/", free_port());
+    let error = Redis::connect(&nowhere).await.unwrap_err();
+    assert!(error.is_unreachable(), "{error}");
+    let lazy = limiter(Redis::connect_lazy(&nowhere).unwrap());
+    for _ in 0..20 {
+        let start = Instant::now();
+        let error = lazy.check("k").await.unwrap_err();
+        assert!(error.is_unreachable() || error.is_timeout(), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(2));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_an_error_in_time_and_its_answers_are_not_mixed_up() {
+    let server = Server::start(&[]);
+    let limiter = limiter(Redis::connect(&server.url()).await.unwrap());
+    admit(&limiter).await;
+    // Nobody is answered for 800 ms.
+    server.cli(&["CLIENT", "PAUSE", "800", "ALL"]);
+    let start = Instant::now();
+    let error = limiter.check_n("k", 100).await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
+    assert_eq!(
+        error.to_string(),
+        "Redis did not answer within 100ms (asked for \"tollgate: bucket\")"
+    );
+    recovered(&limiter).await;
+    // What timed out was done all the same, as the documentation says.
+    let left = limiter.peek("k").await.unwrap().remaining();
+    assert!((890..=898).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn a_master_that_became_a_replica_is_left_for_the_new_one() {
+    let old = Server::start(&[]);
+    let new = Server::start(&[]);
+    let target = Arc::new(AtomicU16::new(old.port));
+    let url = format!("redis://127.0.0.1:{}/", proxy(Arc::clone(&target)).await);
+    let store = Redis::connect(&url).await.unwrap().timeout(Duration::from_secs(2));
+    let limiter = limiter(store);
+    admit(&limiter).await;
+
+    old.cli(&["REPLICAOF", "127.0.0.1", &new.port.to_string()]);
+    let error = limiter.check("k").await.unwrap_err();
+    assert!(error.is_refused(), "{error}");
+    assert!(error.to_string().contains("replica"), "{error}");
+    // The name now leads to the new master, as a DNS entry would.
+    target.store(new.port, Ordering::SeqCst);
+    recovered(&limiter).await;
+    assert_eq!(new.cli(&["EXISTS", "tollgate:1:bucket:k"]), "1");
+}
+
+/// Hands on each new connection to the port that `target` tells then.
+async fn proxy(target: Arc<AtomicU16>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let target = target.load(Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+                // Either side may end it in whatever way.
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn what_else_is_stored_at_a_key_is_a_clear_error() {
+    let server = Server::start(&[]);
+    let bucket = connect(&server).await;
+    let store = Redis::connect(&server.url()).await.unwrap();
+    let log = Limiter::with_store(SlidingLog::new(Quota::per_hour(10)), store);
+    server.cli(&["HSET", "tollgate:1:bucket:k", "a", "b"]);
+    server.cli(&["HSET", "tollgate:1:sliding_log:k", "a", "b"]);
+    for error in [bucket.check("k").await.unwrap_err(), log.check("k").await.unwrap_err()] {
+        assert!(error.is_refused(), "{error}");
+        assert!(error.to_string().contains("wrong kind of value"), "{error}");
+    }
+    for other in ["something else", "little", "as long as it takes to be the one or the other"] {
+        server.cli(&["SET", "tollgate:1:bucket:k", other]);
+        server.cli(&["SET", "tollgate:1:sliding_log:k", other]);
+        for error in [bucket.check("k").await.unwrap_err(), log.check("k").await.unwrap_err()] {
+            assert!(error.is_refused() || error.is_unexpected_reply(), "{error}");
+            assert!(!error.to_string().contains(other), "{error}");
+        }
+    }
+}
+
+/// EVALSHA answers what EXISTS does.
+#[tokio::test]
+async fn a_reply_of_another_shape_is_a_clear_error() {
+    let renamed = ["--rename-command", "EVALSHA", "", "--rename-command", "EXISTS", "EVALSHA"];
+    let server = Server::start(&renamed);
+    let error = connect(&server).await.check("k").await.unwrap_err();
+    assert!(error.is_unexpected_reply(), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "Redis did not answer as it should (asked for \"tollgate: bucket\"): it is not of the \
+         form of the script's"
+    );
+}
+
+#[tokio::test]
+async fn a_replica_is_a_clear_error() {
+    let master = Server::start(&[]);
+    let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]);
+    let limiter = connect(&replica).await;
+    for _ in 0..3 {
+        let error = limiter.check("k").await.unwrap_err();
+        assert!(error.is_refused(), "{error}");
+        assert!(error.to_string().to_lowercase().contains("replica"), "{error}");
+    }
+    replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    recovered(&limiter).await;
+}
+
+#[tokio::test]
+async fn no_memory_left_is_a_clear_error_and_refusals_go_on() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]);
+    let limiter = connect(&server).await;
+    assert!(limiter.check_n("k", 1_000).await.unwrap().is_allowed());
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = limiter.check("other").await.unwrap_err();
+    assert!(error.is_refused(), "{error}");
+    assert!(error.to_string().contains("OOM"), "{error}");
+    assert!(!limiter.check("k").await.unwrap().is_allowed());
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert!(limiter.check("other").await.unwrap().is_allowed());
+}
+
+async fn connect_error(url: &str) -> Error {
+    match Redis::connect(url).await {
+        Ok(_) => panic!("{url} must not do"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_is_told_so_and_let_in_later() {
+    let server = Server::start(&[]);
+    server.cli(&["ACL", "SETUSER", "api", "on", ">secret", "~tollgate:*", "+@all"]);
+    server.cli(&["ACL", "SETUSER", "default", "off"]);
+    let url = |user: &str| format!("redis://{user}127.0.0.1:{}/", server.port);
+    for wrong in ["", "api:wrong@", "nobody:secret@"] {
+        let error = connect_error(&url(wrong)).await;
+        assert!(error.is_refused(), "{error}");
+        assert!(!error.to_string().contains("wrong"), "no passwords: {error}");
+    }
+    let store = Redis::connect(&url("api:secret@")).await.unwrap();
+    let store = store.timeout(Duration::from_secs(2));
+    assert!(limiter(store.clone()).check("k").await.unwrap().is_allowed());
+    let error = limiter(store.prefix("other")).check("k").await.unwrap_err();
+    assert!(error.is_refused(), "{error}");
+    assert!(error.to_string().contains("permissions"), "{error}");
+    // The connection of one who comes too early is not lost for ever.
+    let early = limiter(Redis::connect_lazy(&url("late:secret@")).unwrap());
+    assert!(early.check("k").await.unwrap_err().is_refused());
+    let admin = format!("redis://api:secret@127.0.0.1:{}", server.port);
+    let add = ["-u", &admin, "ACL", "SETUSER", "late", "on", ">secret", "~*", "+@all"];
+    assert!(std::process::Command::new("redis-cli").args(add).status().unwrap().success());
+    recovered(&early).await;
+}
+
+#[tokio::test]
+async fn addresses_that_are_none_are_told() {
+    let error = connect_error("http://user:secret@127.0.0.1/").await;
+    assert!(error.to_string().starts_with("not the address of a Redis server"), "{error}");
+    assert!(!error.to_string().contains("secret"), "{error}");
+    assert!(Redis::connect_lazy("").is_err());
+}
+
+#[tokio::test]
+async fn tls_to_a_plain_port_is_a_clear_error() {
+    let server = Server::start(&[]);
+    let start = Instant::now();
+    let error = connect_error(&format!("rediss://127.0.0.1:{}/", server.port)).await;
+    assert!(error.is_unreachable() || error.is_timeout(), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn unix_sockets_are_addresses() {
+    let server = Server::start(&["--unixsocket", "redis.sock"]);
+    let socket = server.directory.path().join("redis.sock");
+    let url = format!("redis+unix://{}", Path::display(&socket));
+    let limiter = limiter(Redis::connect(&url).await.unwrap().timeout(Duration::from_secs(2)));
+    assert!(limiter.check("k").await.unwrap().is_allowed());
+}
+
+#[tokio::test]
+async fn a_connection_manager_of_ones_own_will_do() {
+    let server = Server::start(&[]);
+    let client = redis::Client::open(server.url()).unwrap();
+    let manager = redis::aio::ConnectionManager::new(client).await.unwrap();
+    let store = Redis::from_connection_manager(manager).timeout(Duration::from_secs(2));
+    assert!(limiter(store).check("k").await.unwrap().is_allowed());
+}
