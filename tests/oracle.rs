@@ -3,12 +3,11 @@
 mod common;
 
 use common::model::{Answer, Model, Verdict};
-use common::{InProcess, Subject, cases, jumping_trace, one_limit};
+use common::{InProcess, Subject, cases, jumping_trace, micros, one_limit};
 use proptest::prelude::*;
 use tollgate::{Decision, Operation, Outcome};
 
 fn answer(decision: &Decision) -> Answer {
-    let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap();
     Answer {
         verdict: match decision.outcome() {
             Outcome::Allowed => Verdict::Allowed,

@@ -2,16 +2,14 @@
 
 mod common;
 
-use common::{InProcess, Subject, cases, forward_trace, jumping_trace, operation, policy, set_of};
+use common::{
+    InProcess, Subject, cases, forward_trace, jumping_trace, micros, operation, policy, set_of,
+};
 use proptest::prelude::*;
 use tollgate::{Algorithm, All, Decision, Limiter, ManualClock, Operation, Outcome, Tick};
 
 fn run(subject: &mut InProcess, trace: &[(u64, Operation)]) -> Vec<Decision> {
     trace.iter().map(|&(now, operation)| subject.decide(now, "k", operation)).collect()
-}
-
-fn micros(duration: std::time::Duration) -> u64 {
-    duration.as_micros().try_into().unwrap()
 }
 
 fn is_write(operation: Operation, decision: &Decision) -> bool {

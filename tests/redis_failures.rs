@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::redis::{Server, free_port};
+use common::redis::{Server, free_port, in_own_process};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -293,4 +293,36 @@ async fn a_connection_manager_of_ones_own_will_do() {
     let manager = redis::aio::ConnectionManager::new(client).await.unwrap();
     let store = Redis::from_connection_manager(manager).timeout(Duration::from_secs(2));
     assert!(limiter(store).check("k").await.unwrap().is_allowed());
+}
+
+/// Started by the next test, as the roots that are trusted are a matter of the environment.
+#[tokio::test]
+async fn tls_client() {
+    let Ok(url) = std::env::var("TLS_URL") else { return };
+    let store = Redis::connect(&url).await.unwrap().timeout(Duration::from_secs(2));
+    assert!(limiter(store).check("k").await.unwrap().is_allowed());
+    println!("allowed over TLS");
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_servers_that_can_prove_who_they_are() {
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = tempfile::TempDir::new().unwrap();
+    let certificate = files.path().join("certificate.pem");
+    let key = files.path().join("key.pem");
+    std::fs::write(&certificate, signed.cert.pem()).unwrap();
+    std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let port = free_port().to_string();
+    let tls = ["--tls-port", &port, "--tls-cert-file", certificate, "--tls-key-file", key];
+    let _server = Server::start(&[&tls[..], &["--tls-auth-clients", "no"]].concat());
+
+    let url = format!("rediss://localhost:{port}/");
+    let trusting = [("TLS_URL", url.as_str()), ("SSL_CERT_FILE", certificate)];
+    let output = in_own_process("tls_client", &trusting).wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("allowed over TLS"), "{said}");
+    // Whom nobody vouches for is not believed.
+    let error = connect_error(&url).await;
+    assert!(error.is_unreachable(), "{error}");
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::redis::{SHARED, Server, in_own_process, prefix};
-use common::{MIDNIGHT, cases, each_algorithm, jumping_trace, parse, policy};
+use common::{MIDNIGHT, cases, each_algorithm, jumping_trace, micros, parse, policy};
 use proptest::prelude::*;
 use std::process::Child;
 use std::time::Duration;
@@ -82,7 +82,7 @@ proptest! {
         for (now, operation) in trace {
             clock.set(Tick::from_micros(now));
             let decision = runtime.block_on(limiter.decide("k", operation)).unwrap();
-            let fresh_millis = decision.reset_after().as_micros().div_ceil(1_000) as u64;
+            let fresh_millis = micros(decision.reset_after()).div_ceil(1_000);
             let pattern = format!("{prefix}:*");
             let key = SHARED.cli(&["--scan", "--pattern", &pattern]);
             let ttl = ttl_millis(&SHARED, &key);
@@ -115,7 +115,7 @@ async fn keys_live_as_long_as_their_states_by_the_servers_clock() {
             let decision = limiter.decide("k", operation).await.unwrap();
             let key = server.cli(&["--scan"]);
             let ttl = ttl_millis(&server, &key);
-            let fresh = decision.reset_after().as_micros() as u64 / 1_000;
+            let fresh = micros(decision.reset_after()) / 1_000;
             // A command line takes some milliseconds.
             let soonest = fresh.saturating_sub(300);
             if soonest > 0 {

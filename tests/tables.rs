@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{DAY, HOUR, InProcess, MIDNIGHT, MINUTE, SECOND, Subject, each_algorithm};
+use common::{DAY, HOUR, InProcess, MIDNIGHT, MINUTE, SECOND, Subject, each_algorithm, micros};
 use std::time::Duration;
 use tollgate::{Decision, Operation, Outcome, Policy};
 
@@ -50,10 +50,6 @@ on_each_store! {
     the_largest_debts_neither_wrap_nor_vanish,
     a_cost_of_nothing_asks_without_taking,
     the_end_of_time_stands_still,
-}
-
-fn micros(duration: Duration) -> u64 {
-    duration.as_micros().try_into().unwrap()
 }
 
 /// How many of `n` single units are admitted at one instant.

@@ -9,6 +9,7 @@ pub mod redis;
 
 use proptest::collection::SizeRange;
 use proptest::prelude::*;
+use std::time::Duration;
 use tollgate::{Decision, Limiter, ManualClock, Memory, Operation, Policy, PolicyState, Tick};
 
 /// A round instant: the start of a minute, an hour and a day, 2027-01-16T00:00:00Z.
@@ -17,6 +18,10 @@ pub const SECOND: u64 = 1_000_000;
 pub const MINUTE: u64 = 60 * SECOND;
 pub const HOUR: u64 = 60 * MINUTE;
 pub const DAY: u64 = 24 * HOUR;
+
+pub fn micros(duration: Duration) -> u64 {
+    duration.as_micros().try_into().unwrap()
+}
 
 /// A limiter that is asked at given instants: one for each store.
 pub trait Subject {

@@ -106,6 +106,75 @@ impl Drop for Server {
 /// One server for all tests of a process that do no harm to it.
 pub static SHARED: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
 
+/// A Redis Cluster of three masters, and a replica of each.
+pub struct Cluster {
+    pub nodes: Vec<Option<Server>>,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        let options =
+            ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no"];
+        // The nodes talk to each other on a port that is 10,000 higher.
+        let ports = std::iter::repeat_with(free_port).filter(|port| {
+            *port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok()
+        });
+        let nodes: Vec<Server> =
+            ports.take(6).map(|port| Server::start_on(port, &options, &[])).collect();
+        let addresses: Vec<String> =
+            nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        let create = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(&addresses)
+            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&create.stdout);
+        assert!(create.status.success(), "{said}");
+        let cluster = Self { nodes: nodes.into_iter().map(Some).collect() };
+        cluster.wait_until(|info| info.contains("cluster_state:ok"));
+        cluster.wait_until_replicated();
+        cluster
+    }
+
+    fn wait_until(&self, is: impl Fn(&str) -> bool) {
+        let start = Instant::now();
+        while !self.running().all(|node| is(&node.cli(&["CLUSTER", "INFO"]))) {
+            assert!(start.elapsed() < Duration::from_secs(60), "the cluster does not settle");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn wait_until_replicated(&self) {
+        let start = Instant::now();
+        let online = |node: &Server| {
+            let info = node.cli(&["INFO", "replication"]);
+            info.contains("role:slave") && info.contains("master_link_status:up")
+        };
+        while self.running().filter(|node| online(node)).count() < 3 {
+            assert!(start.elapsed() < Duration::from_secs(60), "the replicas do not follow");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn running(&self) -> impl Iterator<Item = &Server> {
+        self.nodes.iter().flatten()
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.running().map(Server::url).collect()
+    }
+
+    /// Kills the first of the masters.
+    pub fn kill_a_master(&mut self) {
+        let is_master = |node: &Option<Server>| {
+            node.as_ref().is_some_and(|node| node.cli(&["ROLE"]).starts_with("master"))
+        };
+        let master = self.nodes.iter_mut().find(|node| is_master(node)).unwrap();
+        master.take().unwrap().kill();
+    }
+}
+
 /// Runs one test of this suite in a process of its own, and returns what it prints.
 pub fn in_own_process(test: &str, environment: &[(&str, &str)]) -> Child {
     Command::new(std::env::current_exe().unwrap())

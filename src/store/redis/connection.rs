@@ -73,6 +73,8 @@ impl Connection {
             .use_protocol(ProtocolVersion::RESP3)
             .connection_timeout(CONNECTION_TIMEOUT)
             .overall_response_timeout(None)
+            .min_retry_wait(5)
+            .max_retry_wait(50)
             .build()?;
         Ok(Self::Cluster(client.get_async_connection().await?))
     }

@@ -1,0 +1,143 @@
+//! The store in a Redis Cluster, while it is changed.
+
+mod common;
+
+use common::redis::Cluster;
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tollgate::{Error, Limiter, Policy, RateLimiter, Redis};
+
+const KEYS: usize = 10_000;
+const TASKS: usize = 16;
+const LIMIT: u64 = 3;
+
+/// Asks for all the keys, round and round, and counts.
+struct Load {
+    limiter: Limiter<Policy, Redis>,
+    admitted: Vec<AtomicU64>,
+    errors: std::sync::Mutex<Vec<(Instant, Error)>>,
+    stop: AtomicBool,
+}
+
+impl Load {
+    /// One round: each key once.
+    async fn round(self: &Arc<Self>) {
+        let mut tasks = JoinSet::new();
+        for task in 0..TASKS {
+            let load = Arc::clone(self);
+            tasks.spawn(async move {
+                for key in (task..KEYS).step_by(TASKS) {
+                    match load.limiter.check(&key).await {
+                        Ok(decision) => {
+                            let admitted = u64::from(decision.is_allowed());
+                            load.admitted[key].fetch_add(admitted, Ordering::Relaxed);
+                        }
+                        Err(error) => load.errors.lock().unwrap().push((Instant::now(), error)),
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+    }
+
+    async fn until_stopped(self: Arc<Self>) {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.round().await;
+        }
+    }
+
+    /// Runs `change` while the load goes on, and returns the errors meanwhile.
+    async fn during<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnOnce() -> T + Send + 'static,
+    ) -> (T, Vec<(Instant, Error)>) {
+        self.stop.store(false, Ordering::Relaxed);
+        let load = tokio::spawn(Arc::clone(self).until_stopped());
+        let changed = tokio::task::spawn_blocking(change).await.unwrap();
+        self.stop.store(true, Ordering::Relaxed);
+        load.await.unwrap();
+        (changed, std::mem::take(&mut self.errors.lock().unwrap()))
+    }
+
+    fn admitted(&self, key: usize) -> u64 {
+        self.admitted[key].load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_and_masters_fail_over_while_limits_hold() {
+    let mut cluster = Cluster::start();
+    let urls = cluster.urls();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let store = Redis::connect_cluster(&urls[..2]).await.unwrap();
+    let policy = format!("sliding_log {LIMIT}/h; token_bucket 5/h").parse().unwrap();
+    let load = Arc::new(Load {
+        limiter: Limiter::with_store(policy, store.timeout(Duration::from_secs(2))),
+        admitted: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
+        errors: std::sync::Mutex::default(),
+        stop: AtomicBool::new(false),
+    });
+
+    // All slots are reached, and no key is refused yet.
+    load.round().await;
+    assert!(load.errors.lock().unwrap().is_empty(), "{:?}", load.errors);
+    assert!((0..KEYS).all(|key| load.admitted(key) == 1));
+
+    // A tenth of a master's slots go to another one.
+    let ids: Vec<(u16, String)> = cluster
+        .running()
+        .filter(|node| node.cli(&["ROLE"]).starts_with("master"))
+        .map(|node| (node.port, node.cli(&["CLUSTER", "MYID"])))
+        .collect();
+    let reshard = move || {
+        let moved = Command::new("redis-cli")
+            .args(["--cluster", "reshard", &format!("127.0.0.1:{}", ids[0].0)])
+            .args(["--cluster-from", &ids[0].1, "--cluster-to", &ids[1].1])
+            .args(["--cluster-slots", "500", "--cluster-yes"])
+            .output()
+            .unwrap();
+        assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stdout));
+    };
+    let ((), errors) = load.during(reshard).await;
+    assert!(errors.is_empty(), "{} errors: {:?}", errors.len(), errors[0]);
+    let over = (0..KEYS).filter(|&key| load.admitted(key) > LIMIT).count();
+    assert_eq!(over, 0);
+
+    // A master dies. Its replica has what it had, and takes over.
+    let dying = cluster.running().find(|node| node.cli(&["ROLE"]).starts_with("master")).unwrap();
+    let keys = dying.cli(&["--scan"]);
+    let on_it: BTreeSet<usize> =
+        keys.lines().map(|key| key.rsplit(':').next().unwrap().parse().unwrap()).collect();
+    assert!(on_it.len() > KEYS / 5, "{}", on_it.len());
+    let killed = Instant::now();
+    let fail_over = move || {
+        cluster.kill_a_master();
+        std::thread::sleep(Duration::from_secs(12));
+        cluster
+    };
+    let (_cluster, errors) = load.during(fail_over).await;
+    let last = errors.iter().map(|(at, _)| at.duration_since(killed)).max().unwrap_or_default();
+    println!("{} errors, the last one {last:?} after the kill", errors.len());
+    assert!(last < Duration::from_secs(10), "{last:?}");
+    for (_, error) in &errors {
+        let of_failover = error.is_unreachable() || error.is_timeout() || error.is_refused();
+        assert!(of_failover, "{error}");
+    }
+    for _ in 0..LIMIT {
+        load.round().await;
+    }
+    assert!(load.errors.lock().unwrap().is_empty());
+    for key in 0..KEYS {
+        let admitted = load.admitted(key);
+        if on_it.contains(&key) {
+            // What timed out may have been charged.
+            assert!(admitted <= LIMIT, "{key}: {admitted}");
+        } else {
+            assert_eq!(admitted, LIMIT, "{key}");
+        }
+    }
+}
