@@ -1,9 +1,14 @@
 //! An algorithm of your own: a minimum pause between requests, whatever the clock's windows.
 //!
-//! `cargo run --example own_algorithm`
+//! `cargo run --example own_algorithm`, or, to see it decide the same in Redis,
+//! `cargo run --features redis --example own_algorithm -- redis://127.0.0.1/`
 
+use std::error::Error;
 use std::time::Duration;
-use tollgate::{Algorithm, All, Limiter, ManualClock, Quota, SlidingLog, Tick, Wait};
+use tollgate::{
+    Algorithm, All, BoxRateLimiter, Clock, Limiter, ManualClock, Quota, RateLimiter, SlidingLog,
+    Tick, Wait,
+};
 
 /// One unit, and then a pause.
 struct Cooldown {
@@ -72,20 +77,96 @@ impl Algorithm for Cooldown {
     }
 }
 
-fn main() {
-    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+/// The same once more for Redis, where the state is two numbers.
+#[cfg(feature = "redis")]
+mod in_redis {
+    use super::{Cooldown, Rest};
+    use tollgate::{Numbers, Script, Scripted, StoredState, Tick};
 
-    // It is an algorithm like the crate's own: it has a store, partial takes, refunds, and may
-    // be part of a set. Here: no two within 200 ms, and no more than 3 in any second.
-    let limiter = Limiter::with_clock(
-        All((Cooldown::new(Duration::from_millis(200)), SlidingLog::new(Quota::per_second(3)))),
-        clock.clone(),
+    const COOLDOWN: Script = Script::new(
+        "cooldown",
+        "
+--@ room
+local pause
+pause, at = struct.unpack('<d', numbers, at)
+local rest_until, since = 0, 0
+if stored then
+  rest_until, since, pos = struct.unpack('<dd', stored, pos)
+  if since > now then
+    if follow then
+      rest_until, since, moved = rest_until - (since - now), now, true
+    else
+      now = since
+    end
+  end
+end
+local room = rest_until > now and 0 or 1
+
+--@ take
+if rest_until < now then rest_until = now end
+rest_until, since = rest_until + n * pause, now
+
+--@ give_back
+rest_until, since = rest_until - n * pause, now
+if rest_until < now then rest_until = now end
+
+--@ fresh_after
+local fresh_after = rest_until - now
+
+--@ write
+local state = struct.pack('<dd', rest_until, since)
+",
     );
-    let names = ["cooldown", "log"];
 
+    impl Scripted for Cooldown {
+        fn scripts(&self, scripts: &mut Vec<Script>) {
+            scripts.push(COOLDOWN);
+        }
+
+        fn write_numbers(&self, numbers: &mut Numbers) {
+            numbers.push(self.pause_micros);
+        }
+
+        fn read_state(&self, stored: &mut StoredState<'_>) -> Option<Rest> {
+            let until = Tick::from_micros(stored.number()?);
+            Some(Rest { until, since: Tick::from_micros(stored.number()?) })
+        }
+    }
+}
+
+/// It is an algorithm like the crate's own: it has a store, partial takes, refunds, and may be
+/// part of a set. Here: no two within 200 ms, and no more than 3 in any second.
+fn limits() -> All<(Cooldown, SlidingLog)> {
+    All((Cooldown::new(Duration::from_millis(200)), SlidingLog::new(Quota::per_second(3))))
+}
+
+/// In this process, or in the Redis at `url`.
+async fn limiter(
+    url: Option<String>,
+    clock: ManualClock,
+) -> Result<BoxRateLimiter<str>, Box<dyn Error>> {
+    let Some(url) = url else {
+        return Ok(BoxRateLimiter::new(Limiter::with_clock(limits(), clock)));
+    };
+    #[cfg(feature = "redis")]
+    {
+        let prefix = format!("own_algorithm_{}", std::process::id());
+        let store = tollgate::Redis::connect(&url).await?.prefix(&prefix).client_time(clock);
+        Ok(BoxRateLimiter::new(Limiter::with_store(limits(), store)))
+    }
+    #[cfg(not(feature = "redis"))]
+    Err(format!("built without --features redis, so {url} is no use").into())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let start = Tick::from_micros(1_800_000_000_000_000);
+    let clock = ManualClock::new(start);
+    let limiter = limiter(std::env::args().nth(1), clock.clone()).await?;
+    let names = ["cooldown", "log"];
     for _ in 0..12 {
-        let decision = limiter.check("alice");
-        let at = clock_millis(&clock);
+        let decision = limiter.check("alice").await.map_err(|error| error.to_string())?;
+        let at = clock.now().micros_since(start) / 1_000;
         match decision.retry_after() {
             None => println!("{at:>5} ms  allowed"),
             Some(wait) => {
@@ -94,9 +175,5 @@ fn main() {
         }
         clock.advance(Duration::from_millis(100));
     }
-}
-
-fn clock_millis(clock: &ManualClock) -> u64 {
-    use tollgate::Clock;
-    clock.now().as_micros() / 1_000 - 1_800_000_000_000
+    Ok(())
 }

@@ -140,5 +140,7 @@ fn an_algorithm_of_ones_own_decides_like_the_others() {
  1000 ms  allowed
  1100 ms  refused by cooldown: 100ms
 ";
-    assert_eq!(run("own_algorithm"), expected);
+    assert_eq!(run("own_algorithm", &[]), expected);
+    #[cfg(feature = "redis")]
+    assert_eq!(run("own_algorithm", &[&common::redis::SHARED.url()]), expected);
 }

@@ -31,9 +31,11 @@ fn build(name: &str) -> PathBuf {
     PathBuf::from(executable.expect("an example is an executable"))
 }
 
-/// Runs an example that asks for nothing, and returns what it prints.
-pub fn run(name: &str) -> String {
-    let output = Command::new(example(name)).output().expect("the example runs");
+/// Runs an example to its end, and returns what it prints.
+pub fn run(name: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(example(name));
+    let output = command.args(arguments).stderr(Stdio::inherit()).output();
+    let output = output.expect("the example runs");
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }
