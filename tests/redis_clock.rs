@@ -5,7 +5,7 @@
 mod common;
 
 use common::each_algorithm;
-use common::redis::{Server, free_port};
+use common::redis_server::{Server, free_port};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::redis::Cluster;
+use common::redis_server::Cluster;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;

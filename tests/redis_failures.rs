@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::redis::{Server, free_port, in_own_process};
+use common::redis::in_own_process;
+use common::redis_server::{Server, free_port};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -3,7 +3,8 @@
 mod common;
 
 use common::program::{Server, replay, run};
-use common::redis::{self, SHARED};
+use common::redis::SHARED;
+use common::redis_server as redis;
 use common::{cases, each_algorithm};
 use proptest::prelude::*;
 

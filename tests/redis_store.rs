@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::redis::{SHARED, Server, in_own_process, prefix};
+use common::redis::{SHARED, in_own_process, prefix};
+use common::redis_server::Server;
 use common::{MIDNIGHT, cases, each_algorithm, jumping_trace, micros, parse, policy};
 use proptest::prelude::*;
 use std::process::Child;

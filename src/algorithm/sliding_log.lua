@@ -35,7 +35,7 @@ local function entry(place)
   return struct.unpack('<I7I6', range(-16 * place, 12 - 16 * place))
 end
 
-local newest = range(-512, -1)
+local newest = range(-32, -1)
 local last, total, count, newest_at = 0, 0, 0, 0
 if newest ~= '' then
   last, total, count = struct.unpack('<I7I6I3', newest, #newest - 15)
@@ -67,11 +67,8 @@ end
 local head, head_at, head_total, before = count, 0, 0, 0
 if count > 0 then
   local expired = now - window
-  local low, bytes = 1, newest
-  if #newest == 512 and count > 31 then
-    low = count - 6
-    bytes = range(-16 * (count + 1), 15 - 16 * low)
-  end
+  local low = count > 3 and count - 2 or 1
+  local bytes = range(-16 * (count + 1), 15 - 16 * low)
   local i = #bytes - 16 * (count - low + 1) + 1
   if i > 1 then before = struct.unpack('<I6', bytes, i - 9) end
   while head >= low do

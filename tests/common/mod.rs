@@ -6,6 +6,8 @@ pub mod model;
 pub mod program;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "redis")]
+pub mod redis_server;
 
 use proptest::collection::SizeRange;
 use proptest::prelude::*;
