@@ -68,6 +68,11 @@
 //! With the `axum` feature (or `tower` alone), `tower::RateLimitLayer` guards a service and
 //! answers 429 as the standards say.
 //!
+//! # Shared by many instances
+//!
+//! With the `redis` feature, `Limiter::with_store(algorithm, Redis::connect(url).await?)` keeps
+//! the states in Redis: the same algorithms, with the same decisions, each by one script call.
+//!
 //! # Time
 //!
 //! A limiter reads its clock once for each decision: by default a [`MonotonicClock`], set by
@@ -82,10 +87,12 @@
 //! | `memory` (default) | the store in process: `Limiter::new` |
 //! | `tower` | the middleware, for any `tower` HTTP service |
 //! | `axum` | the middleware finds the peer's address where axum leaves it |
+//! | `redis` | the store in Redis or Valkey: `Redis::connect` |
+//! | `redis-cluster` | the same in a Redis Cluster: `Redis::connect_cluster` |
 //! | `serde` | quotas and policies in configuration files |
 
 /// The README's examples.
-#[cfg(all(doctest, feature = "axum", feature = "memory"))]
+#[cfg(all(doctest, feature = "axum", feature = "memory", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

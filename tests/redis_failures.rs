@@ -288,6 +288,15 @@ async fn unix_sockets_are_addresses() {
 }
 
 #[tokio::test]
+async fn the_older_protocol_will_do() {
+    let server = Server::start(&[]);
+    let url = format!("{}?protocol=resp2", server.url());
+    let limiter = limiter(Redis::connect(&url).await.unwrap().timeout(Duration::from_secs(2)));
+    assert!(limiter.check("k").await.unwrap().is_allowed());
+    assert!(!server.cli(&["CLIENT", "LIST", "TYPE", "normal"]).contains("resp=3"));
+}
+
+#[tokio::test]
 async fn a_connection_manager_of_ones_own_will_do() {
     let server = Server::start(&[]);
     let client = redis::Client::open(server.url()).unwrap();

@@ -49,8 +49,11 @@ impl Connection {
         if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             provide_cryptography();
         }
-        // The newer protocol tells of a connection that is closed while it is idle.
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let mut settings = info.redis_settings().clone();
+        if !address.contains("protocol=") {
+            // The newer protocol tells of a connection that is closed while it is idle.
+            settings = settings.set_protocol(ProtocolVersion::RESP3);
+        }
         #[cfg(target_os = "linux")]
         let info = {
             let tcp = info.tcp_settings().clone();

@@ -92,7 +92,8 @@ impl Redis {
     /// Connects to the server at `url`, and waits until it answers.
     ///
     /// `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS, or
-    /// `redis+unix:///path/to.sock[?db=..&user=..&pass=..]`.
+    /// `redis+unix:///path/to.sock[?db=..&user=..&pass=..]`. With `?protocol=resp2`, also what
+    /// speaks the older protocol only, such as some proxies.
     ///
     /// # Errors
     ///
