@@ -1,6 +1,5 @@
-use http::{Extensions, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Tells whose request it is.
 ///
@@ -76,7 +75,7 @@ impl KeyError {
     }
 
     /// It is the server that must be mended, not the client.
-    fn unknown_peer() -> Self {
+    pub(super) fn unknown_peer() -> Self {
         let text = "the peer's address is not known: serve the router with \
                     into_make_service_with_connect_info::<SocketAddr>(), or put the peer's \
                     SocketAddr into the request's extensions";
@@ -84,62 +83,236 @@ impl KeyError {
     }
 }
 
-/// The address of the peer at the other end of the connection; the default.
+/// The API key that a request brings along in a header.
 ///
-/// It is found in the request's extensions, where axum's `ConnectInfo<SocketAddr>` (feature
-/// `axum`) or a plain [`SocketAddr`] must be. No header is looked at, so no client can choose
-/// its key; behind a reverse proxy all requests come from the proxy.
+/// A request without one is answered 401 Unauthorized, unless [`or`](Self::or) or
+/// [`or_shared`](Self::or_shared) say otherwise. Whether the key is one that you have given out is
+/// for your authentication to say, before or behind the limit: whoever makes up keys has a budget
+/// for each.
 ///
-/// An IPv4 address that is written as an IPv6 one (`::ffff:203.0.113.7`) is the IPv4 address.
-/// Of other IPv6 addresses the first 64 bits count: a client commonly has all that follow.
+/// ```
+/// use http::{HeaderName, Request};
+/// use tollgate::tower::{ApiKey, KeyExtractor};
+///
+/// let api_key = ApiKey::header(HeaderName::from_static("x-api-key")).or_shared();
+/// let mut request = Request::new(());
+/// let without = api_key.extract(&request)?;
+/// request.headers_mut().insert("x-api-key", "17".parse()?);
+/// assert_ne!(api_key.extract(&request)?, without);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ApiKey<M = MissingKey> {
+    source: Source,
+    missing: M,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Header(HeaderName),
+    /// `Authorization: Bearer ...`, RFC 6750.
+    Bearer,
+}
+
+impl ApiKey {
+    /// The value of the header `name`, which must be there once.
+    #[must_use]
+    pub const fn header(name: HeaderName) -> Self {
+        Self { source: Source::Header(name), missing: MissingKey }
+    }
+
+    /// The token of `Authorization: Bearer ...`
+    /// ([RFC 6750](https://www.rfc-editor.org/rfc/rfc6750)).
+    #[must_use]
+    pub const fn bearer() -> Self {
+        Self { source: Source::Bearer, missing: MissingKey }
+    }
+}
+
+impl<M> ApiKey<M> {
+    /// The same, with a request without a key charged as `extractor` tells: to its address, by
+    /// [`PeerIp`](super::PeerIp), say.
+    #[must_use]
+    pub fn or<E>(self, extractor: E) -> ApiKey<E> {
+        ApiKey { source: self.source, missing: extractor }
+    }
+
+    /// The same, with one budget for all requests without a key.
+    #[must_use]
+    pub fn or_shared(self) -> ApiKey<Shared> {
+        self.or(Shared)
+    }
+
+    fn value<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
+        let name = match &self.source {
+            Source::Header(name) => name,
+            Source::Bearer => &header::AUTHORIZATION,
+        };
+        let mut lines = request.headers().get_all(name).iter();
+        let only = lines.next().filter(|_| lines.next().is_none())?;
+        match &self.source {
+            Source::Header(_) => Some(only.clone()),
+            Source::Bearer => {
+                let (scheme, token) = only.to_str().ok()?.split_once(' ')?;
+                let is_bearer = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty();
+                HeaderValue::from_str(token.trim_start()).ok().filter(|_| is_bearer)
+            }
+        }
+    }
+}
+
+impl<B, M: KeyExtractor<B>> KeyExtractor<B> for ApiKey<M> {
+    type Key = KeyOr<M::Key>;
+
+    fn extract(&self, request: &Request<B>) -> Result<Self::Key, KeyError> {
+        match self.value(request) {
+            Some(key) => Ok(KeyOr::Key(key)),
+            None => self.missing.extract(request).map(KeyOr::Missing),
+        }
+    }
+}
+
+/// What [`ApiKey`] finds: a key, or what takes its place. No key can pass for the latter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KeyOr<K> {
+    /// The API key.
+    Key(HeaderValue),
+    /// What a request without one is charged to.
+    Missing(K),
+}
+
+/// Answers requests without an API key: 401 Unauthorized.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PeerIp;
+pub struct MissingKey;
 
-impl<B> KeyExtractor<B> for PeerIp {
-    type Key = IpAddr;
+impl<B> KeyExtractor<B> for MissingKey {
+    type Key = ();
 
-    fn extract(&self, request: &Request<B>) -> Result<IpAddr, KeyError> {
-        let peer = peer(request.extensions()).ok_or_else(KeyError::unknown_peer)?;
-        Ok(network(peer.ip()))
+    fn extract(&self, _request: &Request<B>) -> Result<(), KeyError> {
+        Err(KeyError::new(StatusCode::UNAUTHORIZED, "an API key is missing"))
     }
 }
 
-fn peer(extensions: &Extensions) -> Option<SocketAddr> {
-    #[cfg(feature = "axum")]
-    if let Some(info) = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>() {
-        return Some(info.0);
-    }
-    extensions.get().copied()
-}
+/// One budget for all requests.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Shared;
 
-/// What is one client as far as its address tells.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-        v4 @ IpAddr::V4(_) => v4,
+impl<B> KeyExtractor<B> for Shared {
+    type Key = ();
+
+    fn extract(&self, _request: &Request<B>) -> Result<(), KeyError> {
+        Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The method of a request: GET and POST have a budget each.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RequestMethod;
 
-    #[test]
-    fn addresses_of_one_client_are_one_key() {
-        let table = [
-            ("203.0.113.7", "203.0.113.7"),
-            ("::ffff:203.0.113.7", "203.0.113.7"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-            ("::1", "::"),
-        ];
-        for (address, key) in table {
-            assert_eq!(network(address.parse().unwrap()), key.parse::<IpAddr>().unwrap());
+impl<B> KeyExtractor<B> for RequestMethod {
+    type Key = Method;
+
+    fn extract(&self, request: &Request<B>) -> Result<Method, KeyError> {
+        Ok(request.method().clone())
+    }
+}
+
+/// The route of axum's router that a request takes, such as `/users/{id}`.
+///
+/// All that takes no route shares one budget, so that `//users/1` or `/%75sers/1` is no way to a
+/// new one. A layer knows the route where it is added by
+/// [`Router::route_layer`](axum::Router::route_layer) or [`Router::layer`](axum::Router::layer).
+#[cfg(feature = "axum")]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MatchedRoute;
+
+#[cfg(feature = "axum")]
+impl<B> KeyExtractor<B> for MatchedRoute {
+    type Key = Route;
+
+    fn extract(&self, request: &Request<B>) -> Result<Route, KeyError> {
+        Ok(Route(request.extensions().get::<axum::extract::MatchedPath>().cloned()))
+    }
+}
+
+/// A route that [`MatchedRoute`] has found, or none.
+#[cfg(feature = "axum")]
+#[derive(Clone, Debug)]
+pub struct Route(Option<axum::extract::MatchedPath>);
+
+#[cfg(feature = "axum")]
+impl Route {
+    /// The route's path; `None` where the request took none.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        self.0.as_ref().map(axum::extract::MatchedPath::as_str)
+    }
+}
+
+#[cfg(feature = "axum")]
+impl PartialEq for Route {
+    fn eq(&self, other: &Self) -> bool {
+        self.path() == other.path()
+    }
+}
+
+#[cfg(feature = "axum")]
+impl Eq for Route {}
+
+#[cfg(feature = "axum")]
+impl std::hash::Hash for Route {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.path().hash(state);
+    }
+}
+
+/// Several at once: a budget for each address *and* route, say.
+macro_rules! extract_each {
+    ($($extractor:ident $index:tt),+) => {
+        impl<Body, $($extractor: KeyExtractor<Body>),+> KeyExtractor<Body> for ($($extractor,)+) {
+            type Key = ($($extractor::Key,)+);
+
+            fn extract(&self, request: &Request<Body>) -> Result<Self::Key, KeyError> {
+                Ok(($(self.$index.extract(request)?,)+))
+            }
+        }
+    };
+}
+
+extract_each!(A 0, B 1);
+extract_each!(A 0, B 1, C 2);
+extract_each!(A 0, B 1, C 2, D 3);
+
+#[cfg(feature = "redis")]
+mod in_redis {
+    use super::{HeaderValue, KeyOr, Method};
+    use crate::store::RedisKey;
+
+    impl RedisKey for HeaderValue {
+        fn write_to(&self, key: &mut Vec<u8>) {
+            self.as_bytes().write_to(key);
         }
     }
 
-    #[test]
-    fn a_peer_nobody_told_of_is_an_error_that_says_what_to_do() {
-        let error = PeerIp.extract(&Request::new(())).unwrap_err();
-        assert!(error.to_string().contains("into_make_service_with_connect_info"));
+    impl RedisKey for Method {
+        fn write_to(&self, key: &mut Vec<u8>) {
+            self.as_str().write_to(key);
+        }
+    }
+
+    impl<K: RedisKey> RedisKey for KeyOr<K> {
+        fn write_to(&self, key: &mut Vec<u8>) {
+            match self {
+                Self::Key(value) => ("key", value).write_to(key),
+                Self::Missing(other) => ("", other).write_to(key),
+            }
+        }
+    }
+
+    #[cfg(feature = "axum")]
+    impl RedisKey for super::Route {
+        fn write_to(&self, key: &mut Vec<u8>) {
+            self.path().unwrap_or_default().write_to(key);
+        }
     }
 }

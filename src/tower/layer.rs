@@ -1,5 +1,5 @@
+use super::client_ip::PeerIp;
 use super::failure::NeverFails;
-use super::key::PeerIp;
 use super::response::{Answers, PlainText};
 use super::service::RateLimit;
 use crate::limiter::Describe;

@@ -97,6 +97,7 @@
 //! so give each limit a name. The handler finds the innermost layer's decision. Limits on the
 //! *same* key belong into one [`Policy`](crate::Policy) instead: it charges all or none.
 
+mod client_ip;
 mod failure;
 mod future;
 mod headers;
@@ -105,9 +106,12 @@ mod layer;
 mod response;
 mod service;
 
+pub use client_ip::{ClientIp, PeerIp, Trust};
 pub use failure::{FailClosed, FailOpen, NeverFails, OnStoreError, Undecided};
 pub use future::ResponseFuture;
-pub use key::{KeyError, KeyExtractor, PeerIp};
+pub use key::{ApiKey, KeyError, KeyExtractor, KeyOr, MissingKey, RequestMethod, Shared};
+#[cfg(feature = "axum")]
+pub use key::{MatchedRoute, Route};
 pub use layer::RateLimitLayer;
 pub use response::{PlainText, Refusal, Refuse};
 pub use service::RateLimit;

@@ -1,0 +1,482 @@
+//! Whose address it is: the peer's, or that of the client behind proxies.
+
+use super::key::{KeyError, KeyExtractor};
+use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, Request};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// The address of the peer at the other end of the connection; the default.
+///
+/// It is found in the request's extensions, where axum's `ConnectInfo<SocketAddr>` (feature
+/// `axum`) or a plain [`SocketAddr`] must be. No header is looked at, so no client can choose
+/// its key; behind a reverse proxy all requests come from the proxy, and [`ClientIp`] is right.
+///
+/// An IPv4 address that is written as an IPv6 one (`::ffff:203.0.113.7`) is the IPv4 address.
+/// Of other IPv6 addresses the first 64 bits count: a client commonly has all that follow.
+/// [`ClientIp::peer`] can be told another number of bits.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PeerIp;
+
+impl<B> KeyExtractor<B> for PeerIp {
+    type Key = IpAddr;
+
+    fn extract(&self, request: &Request<B>) -> Result<IpAddr, KeyError> {
+        Ok(network(peer(request.extensions())?, DEFAULT_IPV6_PREFIX))
+    }
+}
+
+fn peer(extensions: &Extensions) -> Result<IpAddr, KeyError> {
+    #[cfg(feature = "axum")]
+    if let Some(info) = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>() {
+        return Ok(info.0.ip().to_canonical());
+    }
+    let peer: Option<&SocketAddr> = extensions.get();
+    peer.map(|peer| peer.ip().to_canonical()).ok_or_else(KeyError::unknown_peer)
+}
+
+const DEFAULT_IPV6_PREFIX: u8 = 64;
+
+/// What is one client as far as its address tells: of a canonical IPv6 address, so many bits.
+fn network(address: IpAddr, ipv6_prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX << (128 - u32::from(ipv6_prefix));
+            Ipv6Addr::from_bits(v6.to_bits() & mask).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// The address of the client behind your own reverse proxies, as a header tells it.
+///
+/// A client can write any header, so a header counts only as far as a proxy of yours has written
+/// it: [`Trust`] says which proxies those are, or how many. There is one header, the one that
+/// *your* proxies set; a second one to fall back to would be the client's choice.
+///
+/// ```
+/// use http::Request;
+/// use std::net::SocketAddr;
+/// use tollgate::tower::{ClientIp, KeyExtractor, Trust};
+///
+/// // Our load balancers are in 10.0.0.0/8.
+/// let client = ClientIp::x_forwarded_for(Trust::proxies(["10.0.0.0/8".parse()?]));
+///
+/// let mut request = Request::new(());
+/// request.extensions_mut().insert(SocketAddr::from(([10, 1, 2, 3], 4321)));
+/// // What the client says of itself comes first, what the proxy has seen comes last.
+/// request.headers_mut().insert("x-forwarded-for", "1.1.1.1, 203.0.113.7".parse()?);
+/// assert_eq!(client.extract(&request)?.to_string(), "203.0.113.7");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// From the right, the first address that is not a trusted proxy's is the client's. Something
+/// that is no address (`unknown`, an obfuscated identifier, an empty place) ends the way there:
+/// then it is the last trusted proxy's. Where there is no header, where all its addresses are
+/// trusted, or where the peer itself is not, it is the peer's.
+///
+/// An IPv4 address that is written as an IPv6 one is the IPv4 address, and of other IPv6
+/// addresses the first 64 bits count, unless [`ipv6_prefix`](Self::ipv6_prefix) says otherwise.
+#[derive(Clone, Debug)]
+pub struct ClientIp {
+    source: Source,
+    trust: Trust,
+    ipv6_prefix: u8,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Peer,
+    /// A list of addresses, each added by the next proxy.
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+    /// One address.
+    Single(HeaderName),
+}
+
+/// Which proxies may say whose request it is.
+#[derive(Clone, Debug)]
+pub struct Trust(Trusted);
+
+#[derive(Clone, Debug)]
+enum Trusted {
+    Networks(Arc<[IpNet]>),
+    Hops(usize),
+}
+
+impl Trust {
+    /// Proxies whose addresses are in these networks.
+    pub fn proxies(networks: impl IntoIterator<Item = IpNet>) -> Self {
+        Self(Trusted::Networks(networks.into_iter().collect()))
+    }
+
+    /// So many proxies, one behind the other, whatever their addresses: for servers that can be
+    /// reached through them only. The peer is the first of them.
+    ///
+    /// # Panics
+    ///
+    /// Where `count` is 0: then there is no proxy, and [`PeerIp`](super::PeerIp) is right.
+    #[must_use]
+    pub fn hops(count: usize) -> Self {
+        assert!(count > 0, "without a proxy, take the peer's address: PeerIp");
+        Self(Trusted::Hops(count))
+    }
+
+    fn includes(&self, address: IpAddr) -> bool {
+        match &self.0 {
+            Trusted::Networks(networks) => networks.iter().any(|net| net.contains(&address)),
+            Trusted::Hops(_) => true,
+        }
+    }
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Proxies in a row, at most.
+const MAX_HOPS: usize = 64;
+
+impl ClientIp {
+    /// The peer's, whatever headers say: as [`PeerIp`], for another
+    /// [`ipv6_prefix`](Self::ipv6_prefix).
+    #[must_use]
+    pub fn peer() -> Self {
+        let source = Source::Peer;
+        Self { source, trust: Trust::proxies([]), ipv6_prefix: DEFAULT_IPV6_PREFIX }
+    }
+
+    /// As `X-Forwarded-For` tells it: a list to which each proxy adds its own peer.
+    #[must_use]
+    pub const fn x_forwarded_for(trust: Trust) -> Self {
+        Self { source: Source::XForwardedFor, trust, ipv6_prefix: DEFAULT_IPV6_PREFIX }
+    }
+
+    /// As `Forwarded` tells it ([RFC 7239](https://www.rfc-editor.org/rfc/rfc7239)), by `for=`.
+    #[must_use]
+    pub const fn forwarded(trust: Trust) -> Self {
+        Self { source: Source::Forwarded, trust, ipv6_prefix: DEFAULT_IPV6_PREFIX }
+    }
+
+    /// As a header with one address tells it, such as `CF-Connecting-IP` or `X-Real-IP`. A
+    /// request in which it is there twice, or is no address, is the peer's.
+    #[must_use]
+    pub const fn header(name: HeaderName, trust: Trust) -> Self {
+        Self { source: Source::Single(name), trust, ipv6_prefix: DEFAULT_IPV6_PREFIX }
+    }
+
+    /// How many bits of an IPv6 address count, 1 to 128: 64 unless told; 56 or 48 where clients
+    /// are given networks of that size.
+    ///
+    /// # Panics
+    ///
+    /// Where `bits` is out of range.
+    #[must_use]
+    pub fn ipv6_prefix(self, bits: u8) -> Self {
+        assert!((1..=128).contains(&bits), "an IPv6 prefix has 1 to 128 bits, not {bits}");
+        Self { ipv6_prefix: bits, ..self }
+    }
+
+    fn address(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+        if !self.trust.includes(peer) {
+            return peer;
+        }
+        match &self.source {
+            Source::Peer => peer,
+            Source::XForwardedFor => {
+                let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
+                self.walk(peer, lines.flat_map(x_forwarded_for))
+            }
+            Source::Forwarded => {
+                let lines = headers.get_all(FORWARDED).iter().rev();
+                self.walk(peer, lines.flat_map(|line| Elements(Some(line.as_bytes()))))
+            }
+            Source::Single(name) => {
+                let mut lines = headers.get_all(name).iter();
+                let only = lines.next().filter(|_| lines.next().is_none());
+                let address = only.and_then(|line| node(line.to_str().ok()?.trim()));
+                address.unwrap_or(peer)
+            }
+        }
+    }
+
+    /// Follows the addresses from the nearest on; `None` stands for what is none.
+    fn walk(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+        let mut last = peer;
+        for (index, hop) in hops.take(MAX_HOPS).enumerate() {
+            let Some(address) = hop else { return last };
+            let is_client = match &self.trust.0 {
+                Trusted::Networks(_) => !self.trust.includes(address),
+                Trusted::Hops(count) => index + 1 == *count,
+            };
+            if is_client {
+                return address;
+            }
+            last = address;
+        }
+        peer
+    }
+}
+
+impl<B> KeyExtractor<B> for ClientIp {
+    type Key = IpAddr;
+
+    fn extract(&self, request: &Request<B>) -> Result<IpAddr, KeyError> {
+        let peer = peer(request.extensions())?;
+        Ok(network(self.address(request.headers(), peer), self.ipv6_prefix))
+    }
+}
+
+/// The addresses of a line, from the right.
+fn x_forwarded_for(line: &HeaderValue) -> impl Iterator<Item = Option<IpAddr>> {
+    // A line that is not ASCII has places, but no addresses.
+    line.as_bytes()
+        .rsplit(|byte| *byte == b',')
+        .map(|place| node(str::from_utf8(place).ok()?.trim()))
+}
+
+/// An address as proxies write it: with or without a port, an IPv6 one with brackets or without.
+fn node(text: &str) -> Option<IpAddr> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        let port_is_one = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        let address: Ipv6Addr = address.parse().ok().filter(|_| port_is_one)?;
+        return Some(IpAddr::V6(address).to_canonical());
+    }
+    let address = match text.rsplit_once(':') {
+        Some((address, port)) if !address.contains(':') && is_port(port) => address,
+        _ => text,
+    };
+    Some(address.parse::<IpAddr>().ok()?.to_canonical())
+}
+
+/// A number, or what RFC 7239 allows in its place.
+fn is_port(text: &str) -> bool {
+    match text.strip_prefix('_') {
+        Some(name) => !name.is_empty() && name.bytes().all(is_obfuscated),
+        None => (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()),
+    }
+}
+
+const fn is_obfuscated(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+/// The addresses of a `Forwarded` line, from the right: what a client has written on the left can
+/// not change how the proxies' elements read.
+struct Elements<'l>(Option<&'l [u8]>);
+
+impl Iterator for Elements<'_> {
+    type Item = Option<IpAddr>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = self.0?;
+        let element = match last_outside_quotes(line, b',') {
+            Some(comma) => {
+                self.0 = Some(&line[..comma]);
+                &line[comma + 1..]
+            }
+            None => {
+                self.0 = None;
+                line
+            }
+        };
+        Some(forwarded_for(element))
+    }
+}
+
+/// The place of the last `separator` that is not in a quoted string, told from the right.
+fn last_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
+    let mut quoted = false;
+    for (place, &byte) in text.iter().enumerate().rev() {
+        if byte == b'"' && !is_escaped(text, place) {
+            quoted = !quoted;
+        } else if byte == separator && !quoted {
+            return Some(place);
+        }
+    }
+    None
+}
+
+fn is_escaped(text: &[u8], place: usize) -> bool {
+    text[..place].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+}
+
+/// The address after `for=` in one element; `None` where there is not exactly one.
+fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+    let (mut rest, mut found) = (Some(element), None);
+    while let Some(pairs) = rest {
+        let pair = match last_outside_quotes(pairs, b';') {
+            Some(semicolon) => {
+                rest = Some(&pairs[..semicolon]);
+                &pairs[semicolon + 1..]
+            }
+            None => {
+                rest = None;
+                pairs
+            }
+        };
+        let (name, value) = str::from_utf8(pair).ok()?.trim().split_once('=')?;
+        if name.eq_ignore_ascii_case("for") && found.replace(value).is_some() {
+            return None;
+        }
+    }
+    let value = found?;
+    match value.strip_prefix('"') {
+        // No address has anything to escape.
+        Some(quoted) => node(quoted.strip_suffix('"')?),
+        // Colons and brackets must be quoted.
+        None => value.parse().ok().filter(IpAddr::is_ipv4),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(source: &ClientIp, peer: &str, lines: &[(&str, &str)]) -> String {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name: HeaderName = name.parse().unwrap();
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let mut request = Request::new(());
+        *request.headers_mut() = headers;
+        request.extensions_mut().insert(SocketAddr::new(peer.parse().unwrap(), 4711));
+        source.clone().ipv6_prefix(128).extract(&request).unwrap().to_string()
+    }
+
+    fn proxies() -> Trust {
+        Trust::proxies(["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()])
+    }
+
+    #[test]
+    fn addresses_of_one_client_are_one_key() {
+        let table = [
+            ("203.0.113.7", 64, "203.0.113.7"),
+            ("::ffff:203.0.113.7", 64, "203.0.113.7"),
+            ("::ffff:203.0.113.7", 8, "203.0.113.7"),
+            ("2001:db8:1:2:3:4:5:6", 64, "2001:db8:1:2::"),
+            ("2001:db8:1:ff02:3:4:5:6", 56, "2001:db8:1:ff00::"),
+            ("2001:db8:1:2:3:4:5:6", 48, "2001:db8:1::"),
+            ("2001:db8:1:2:3:4:5:6", 128, "2001:db8:1:2:3:4:5:6"),
+            ("::1", 64, "::"),
+        ];
+        for (address, bits, key) in table {
+            let mut request = Request::new(());
+            let peer = SocketAddr::new(address.parse().unwrap(), 1);
+            request.extensions_mut().insert(peer);
+            let found = ClientIp::peer().ipv6_prefix(bits).extract(&request).unwrap();
+            assert_eq!(found.to_string(), key);
+            if bits == 64 {
+                assert_eq!(PeerIp.extract(&request).unwrap(), found);
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_nobody_told_of_is_an_error_that_says_what_to_do() {
+        let error = PeerIp.extract(&Request::new(())).unwrap_err();
+        assert!(error.to_string().contains("into_make_service_with_connect_info"));
+    }
+
+    #[test]
+    fn x_forwarded_for_is_read_from_the_right_as_far_as_it_is_trusted() {
+        let source = ClientIp::x_forwarded_for(proxies());
+        // (peer, lines, whose it is)
+        let table: &[(&str, &[&str], &str)] = &[
+            ("203.0.113.9", &["1.1.1.1"], "203.0.113.9"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &["1.1.1.1"], "1.1.1.1"),
+            ("10.0.0.1", &["1.1.1.1, 203.0.113.7"], "203.0.113.7"),
+            ("10.0.0.1", &["1.1.1.1, 203.0.113.7, 10.0.0.2"], "203.0.113.7"),
+            ("10.0.0.1", &["1.1.1.1", "203.0.113.7", "10.0.0.2,10.0.0.3"], "203.0.113.7"),
+            ("10.0.0.1", &["10.0.0.2, 10.0.0.3"], "10.0.0.1"),
+            ("10.0.0.1", &["1.1.1.1, unknown"], "10.0.0.1"),
+            ("10.0.0.1", &["1.1.1.1, unknown, 10.0.0.2"], "10.0.0.2"),
+            ("10.0.0.1", &["1.1.1.1,, 10.0.0.2"], "10.0.0.2"),
+            ("10.0.0.1", &["1.1.1.1, "], "10.0.0.1"),
+            ("10.0.0.1", &["1.1.1.1", ""], "10.0.0.1"),
+            ("10.0.0.1", &["203.0.113.7:4711"], "203.0.113.7"),
+            ("10.0.0.1", &["203.0.113.7:"], "10.0.0.1"),
+            ("10.0.0.1", &["203.0.113.7:x"], "10.0.0.1"),
+            ("10.0.0.1", &["[2001:dead::7]:4711"], "2001:dead::7"),
+            ("10.0.0.1", &["[2001:dead::7]"], "2001:dead::7"),
+            ("10.0.0.1", &["2001:dead::7"], "2001:dead::7"),
+            ("10.0.0.1", &["fe80::1%eth0"], "10.0.0.1"),
+            ("10.0.0.1", &["[2001:dead::7"], "10.0.0.1"),
+            ("10.0.0.1", &["[203.0.113.7]"], "10.0.0.1"),
+            ("10.0.0.1", &["\"203.0.113.7\""], "10.0.0.1"),
+            ("10.0.0.1", &["::ffff:203.0.113.7"], "203.0.113.7"),
+            ("10.0.0.1", &["203.0.113.7, ::ffff:10.0.0.2"], "203.0.113.7"),
+            ("::ffff:10.0.0.1", &["203.0.113.7"], "203.0.113.7"),
+            ("2001:db8::1", &["203.0.113.7"], "203.0.113.7"),
+            ("10.0.0.1", &["1.1.1.1, 203.0.113.07"], "10.0.0.1"),
+            ("10.0.0.1", &["é, 203.0.113.7"], "203.0.113.7"),
+            ("10.0.0.1", &["203.0.113.7, é"], "10.0.0.1"),
+        ];
+        for (peer, lines, expected) in table {
+            let lines: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();
+            assert_eq!(client(&source, peer, &lines), *expected, "{peer} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn hops_are_counted_from_the_right() {
+        let table = [
+            (1, "1.1.1.1, 203.0.113.7", "203.0.113.7"),
+            (2, "1.1.1.1, 203.0.113.7, 10.0.0.2", "203.0.113.7"),
+            (3, "203.0.113.7, 10.0.0.2", "10.0.0.1"),
+            (2, "1.1.1.1, unknown, 10.0.0.2", "10.0.0.2"),
+            (1, "unknown", "10.0.0.1"),
+        ];
+        for (hops, line, expected) in table {
+            let source = ClientIp::x_forwarded_for(Trust::hops(hops));
+            let lines = [("x-forwarded-for", line)];
+            assert_eq!(client(&source, "10.0.0.1", &lines), expected, "{hops} {line}");
+        }
+    }
+
+    #[test]
+    fn forwarded_is_read_from_the_right_as_far_as_it_is_trusted() {
+        let source = ClientIp::forwarded(proxies());
+        let table = [
+            ("for=203.0.113.7", "203.0.113.7"),
+            ("for=1.1.1.1, for=203.0.113.7;proto=http;by=10.0.0.1", "203.0.113.7"),
+            ("FOR=203.0.113.7, for=10.0.0.2", "203.0.113.7"),
+            ("for=\"203.0.113.7:4711\"", "203.0.113.7"),
+            ("for=\"[2001:dead::7]:4711\"", "2001:dead::7"),
+            ("for=\"[2001:dead::7]:_x\"", "2001:dead::7"),
+            ("for=2001:dead::7", "10.0.0.1"),
+            ("for=203.0.113.7:4711", "10.0.0.1"),
+            ("for=unknown", "10.0.0.1"),
+            ("for=1.1.1.1, for=_hidden, for=10.0.0.2", "10.0.0.2"),
+            ("proto=http", "10.0.0.1"),
+            ("for=1.1.1.1;for=203.0.113.7", "10.0.0.1"),
+            ("host=\"a, for=1.1.1.1\";for=203.0.113.7", "203.0.113.7"),
+            ("host=\"a\\\", for=1.1.1.1\";for=203.0.113.7", "203.0.113.7"),
+            // A client's quote that is left open swallows nothing of the proxy's.
+            ("for=\"1.1.1.1, for=203.0.113.7", "203.0.113.7"),
+            ("for=\"1.1.1.1, for=\"203.0.113.7\"", "203.0.113.7"),
+            ("for=1.1.1.1, nonsense", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ];
+        for (line, expected) in table {
+            assert_eq!(client(&source, "10.0.0.1", &[("forwarded", line)]), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn headers_of_one_address_must_be_one() {
+        let source = ClientIp::header(HeaderName::from_static("cf-connecting-ip"), proxies());
+        let one = ("cf-connecting-ip", "203.0.113.7");
+        assert_eq!(client(&source, "10.0.0.1", &[one]), "203.0.113.7");
+        assert_eq!(client(&source, "198.51.100.1", &[one]), "198.51.100.1");
+        assert_eq!(client(&source, "10.0.0.1", &[one, one]), "10.0.0.1");
+        assert_eq!(
+            client(&source, "10.0.0.1", &[("cf-connecting-ip", "1.1.1.1, 2.2.2.2")]),
+            "10.0.0.1"
+        );
+        assert_eq!(client(&source, "10.0.0.1", &[]), "10.0.0.1");
+    }
+}
