@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::redis::InRedis;
-use common::{InProcess, Subject, cases, jumping_trace, micros, policy};
+use common::redis::{InRedis, SHARED};
+use common::{InProcess, Subject, cases, jumping_trace, micros, parse, policy};
 use proptest::prelude::*;
+use tollgate::{Algorithm, Operation, Policy};
 
 /// How the time of a step is told: as in the trace, or exactly when something comes about that the
 /// last decision announced, or a microsecond before.
@@ -51,5 +52,85 @@ proptest! {
                 "{} at step {}: {:?} at {}", policy, step, operation, now
             );
         }
+    }
+}
+
+/// Quotas and costs so large and odd that products go far beyond the whole numbers of a double.
+fn large_limit() -> impl Strategy<Value = (Policy, u64)> {
+    let count = 1_000_000_000_u64..10_000_000_000_000;
+    (count, 1_000_000_u64..34_000_000_000, 0..6).prop_map(|(count, millis, kind)| {
+        let quota = format!("{count}/{millis}ms");
+        let text = match kind {
+            0 => format!("token_bucket {quota}"),
+            1 => format!("token_bucket {quota} burst {}", count / 3 + 1),
+            2 => format!("leaky_bucket {quota}"),
+            3 => format!("fixed_window {quota}"),
+            4 => format!("sliding_log {quota}"),
+            _ => quota,
+        };
+        (parse(&text), millis)
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(500))]
+
+    #[test]
+    fn large_numbers_are_exact(
+        (policy, millis) in large_limit(),
+        steps in prop::collection::vec((0_u64..1_000, 0_u64..12, 0_u64..1_000_003), 1..60),
+    ) {
+        let mut in_process = InProcess::with_policy(policy.clone());
+        let mut in_redis = InRedis::with_policy(policy.clone());
+        let limit = policy.limits()[0].limit();
+        let (mut now, mut next) = (common::MIDNIGHT, None);
+        for (step, (share, kind, odd)) in steps.into_iter().enumerate() {
+            now = match (kind, next) {
+                (0..4, Some(next)) => now + next,
+                _ => now + millis * odd / 1_000 * (odd % 3),
+            };
+            let n = limit / 1_000 * share + odd;
+            let operation = match kind % 6 {
+                0 => Operation::TakeUpTo(n),
+                1 => Operation::Debit(n),
+                2 => Operation::Refund(n / 7),
+                _ => Operation::Check(n),
+            };
+            let theirs = in_process.decide(now, "k", operation);
+            next = theirs.retry_after().or(theirs.next_after()).map(micros);
+            prop_assert_eq!(
+                in_redis.decide(now, "k", operation), theirs,
+                "{} at step {}: {:?} at {}", policy, step, operation, now
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(500))]
+
+    /// The scripts' division by itself, over all that it is said to be exact for, with quotients
+    /// up to 2^53.
+    #[test]
+    fn the_scripts_divide_exactly(
+        (a, b, m) in (0_u64..1 << 53, 1_u64..1 << 45, 1_u64..1 << 45),
+        (a_bits, b_bits, m_bits) in (0..53_u32, 0..45_u32, 0..45_u32),
+        near in 0_u64..3,
+    ) {
+        let (a, b, m) = (a >> a_bits, (b >> b_bits).max(1), (m >> m_bits).max(1));
+        // Near a whole quotient, where rounding would show.
+        let a = if near == 0 { a } else { (a / m * m).saturating_sub(near - 1) };
+        let wide = u128::from(a) * u128::from(b);
+        prop_assume!(wide / u128::from(m) < 1 << 53);
+
+        let driver = include_str!("../src/store/redis/driver.lua");
+        let begin = driver.split("--@ ").find(|section| section.starts_with("begin\n")).unwrap();
+        let ask = "local n = function(i) return tonumber(ARGV[i]) end \
+                   local q, r = mul_div(n(2), n(3), n(4)) return string.format('%.0f %.0f', q, r)";
+        let script = format!("{}\n{ask}", begin.trim_start_matches("begin\n"));
+        let [a, b, divisor] = [a, b, m].map(|number| number.to_string());
+        let answer = SHARED.cli(&["EVAL", &script, "1", "k", "numbers", &a, &b, &divisor]);
+        let m = u128::from(m);
+        prop_assert_eq!(answer, format!("{} {}", wide / m, wide % m), "{} * {} / {}", a, b, m);
     }
 }
