@@ -3,8 +3,12 @@
 //! ```text
 //! cargo run --release --features axum --example server -- \
 //!     [--listen 127.0.0.1:3000] [--policy POLICY] [--key peer|global|path|header:NAME] \
+//!     [--trust CIDR ... | --hops N] [--forwarded HEADER] [--ipv6-prefix N] \
+//!     [--name NAME] [--headers STYLE] [--wait MS] [--cost-header NAME] \
 //!     [--redis URL | --redis-cluster URL,URL,...] [--on-store-error open|closed]
 //! ```
+//!
+//! `--help` tells what each does.
 //!
 //! With `--redis` (and `--features axum,redis-cluster`) all servers on one Redis share the limit.
 //!
@@ -23,6 +27,7 @@ use axum::http::{HeaderName, HeaderValue, Request};
 use axum::routing::{get, post};
 use axum::{Router, serve};
 use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
 use std::error::Error;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -30,9 +35,11 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tollgate::tower::{
-    FailClosed, FailOpen, KeyError, KeyExtractor, OnStoreError, PeerIp, RateLimitLayer, Undecided,
+    ClientIp, FailClosed, FailOpen, HeaderStyle, KeyError, KeyExtractor, OnStoreError,
+    RateLimitLayer, Trust, Undecided,
 };
 use tollgate::{BoxRateLimiter, Limiter, Policy};
 
@@ -47,9 +54,43 @@ struct Args {
     #[arg(long, default_value = "token_bucket 1/2s burst 3")]
     policy: Policy,
 
-    /// Whose budget a request is charged to: peer, global, path or header:NAME.
+    /// Whose budget a request is charged to: peer (the client's address), global, path or
+    /// header:NAME.
     #[arg(long, value_name = "KEY", default_value = "peer")]
     key: KeyBy,
+
+    /// Networks of reverse proxies that may say whose request it is; may be given again.
+    #[arg(long, value_name = "CIDR", value_parser = network, conflicts_with = "hops")]
+    trust: Vec<IpNet>,
+
+    /// How many reverse proxies are in front, whatever their addresses.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    hops: Option<u8>,
+
+    /// The header in which the proxies say it: x-forwarded-for, forwarded, or another with one
+    /// address.
+    #[arg(long, value_name = "HEADER", default_value = "x-forwarded-for")]
+    forwarded: HeaderName,
+
+    /// How many bits of an IPv6 address tell one client from another.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u8).range(1..=128))]
+    ipv6_prefix: u8,
+
+    /// What a policy of one limit is called in the answers.
+    #[arg(long)]
+    name: Option<String>,
+
+    /// The fields of the answers.
+    #[arg(long, value_name = "STYLE", default_value = "draft-11")]
+    headers: Style,
+
+    /// Hold requests back for so many milliseconds at most, instead of refusing them.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    wait: u64,
+
+    /// A request header with the units that a request costs; 1 without it.
+    #[arg(long, value_name = "NAME")]
+    cost_header: Option<HeaderName>,
 
     /// Share the limit with all servers on this Redis, such as redis://127.0.0.1/.
     #[arg(long, value_name = "URL", conflicts_with = "redis_cluster")]
@@ -80,6 +121,38 @@ impl<E: Display, B: From<String>> OnStoreError<E, B> for Fail {
     }
 }
 
+#[derive(Copy, Clone, ValueEnum)]
+enum Style {
+    #[value(name = "draft-11")]
+    Draft11,
+    #[value(name = "draft-7")]
+    Draft7,
+    #[value(name = "draft-6")]
+    Draft6,
+    LegacyEpoch,
+    LegacyDelta,
+    None,
+}
+
+impl From<Style> for HeaderStyle {
+    fn from(style: Style) -> Self {
+        match style {
+            Style::Draft11 => Self::Draft11,
+            Style::Draft7 => Self::Draft7,
+            Style::Draft6 => Self::Draft6,
+            Style::LegacyEpoch => Self::LegacyEpoch,
+            Style::LegacyDelta => Self::LegacyDelta,
+            Style::None => Self::None,
+        }
+    }
+}
+
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into()));
+    network.map_err(|_| "expected an address or a network, such as 10.0.0.0/8".to_owned())
+}
+
 #[derive(Clone)]
 enum KeyBy {
     Peer,
@@ -108,7 +181,7 @@ impl FromStr for KeyBy {
 /// An enum, so that no path or header can pass for an address.
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
-    Peer(IpAddr),
+    Address(IpAddr),
     Global,
     Path(String),
     Header(HeaderValue),
@@ -118,7 +191,7 @@ enum Key {
 impl tollgate::RedisKey for Key {
     fn write_to(&self, key: &mut Vec<u8>) {
         match self {
-            Self::Peer(address) => ("peer", address).write_to(key),
+            Self::Address(address) => ("address", address).write_to(key),
             Self::Global => "global".write_to(key),
             Self::Path(path) => ("path", path).write_to(key),
             Self::Header(value) => ("header", value.as_bytes()).write_to(key),
@@ -126,21 +199,50 @@ impl tollgate::RedisKey for Key {
     }
 }
 
-impl<B> KeyExtractor<B> for KeyBy {
+/// Whose request it is, by the kind of key and by the address.
+#[derive(Clone)]
+struct ServerKey {
+    by: KeyBy,
+    client: ClientIp,
+}
+
+impl ServerKey {
+    fn new(args: &Args) -> Self {
+        let trust = match args.hops {
+            Some(hops) => Trust::hops(hops.into()),
+            None => Trust::proxies(args.trust.clone()),
+        };
+        let client = match args.forwarded.as_str() {
+            _ if args.hops.is_none() && args.trust.is_empty() => ClientIp::peer(),
+            "x-forwarded-for" => ClientIp::x_forwarded_for(trust),
+            "forwarded" => ClientIp::forwarded(trust),
+            _ => ClientIp::header(args.forwarded.clone(), trust),
+        };
+        Self { by: args.key.clone(), client: client.ipv6_prefix(args.ipv6_prefix) }
+    }
+}
+
+impl<B> KeyExtractor<B> for ServerKey {
     type Key = Key;
 
     fn extract(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        let peer = || PeerIp.extract(request).map(Key::Peer);
-        match self {
-            Self::Peer => peer(),
-            Self::Global => Ok(Key::Global),
-            Self::Path => Ok(Key::Path(request.uri().path().to_owned())),
+        let address = || self.client.extract(request).map(Key::Address);
+        match &self.by {
+            KeyBy::Peer => address(),
+            KeyBy::Global => Ok(Key::Global),
+            KeyBy::Path => Ok(Key::Path(request.uri().path().to_owned())),
             // Who sends no such header shares the budget of its address.
-            Self::Header(name) => {
-                request.headers().get(name).cloned().map(Key::Header).map_or_else(peer, Ok)
+            KeyBy::Header(name) => {
+                request.headers().get(name).cloned().map(Key::Header).map_or_else(address, Ok)
             }
         }
     }
+}
+
+/// The units that the header of this name tells; 1 where it tells none.
+fn cost<B>(request: &Request<B>, name: Option<&HeaderName>) -> u64 {
+    let value = name.and_then(|name| request.headers().get(name)?.to_str().ok());
+    value.and_then(|value| value.parse().ok()).unwrap_or(1)
 }
 
 /// How often the guarded handlers ran.
@@ -156,7 +258,13 @@ impl Hits {
 
 /// The limiter, in this process or in Redis.
 async fn limiter(args: &Args) -> Result<BoxRateLimiter<Key>, Box<dyn Error>> {
-    let policy = args.policy.clone();
+    let mut policy = args.policy.clone();
+    if let Some(name) = &args.name {
+        let [limit] = policy.limits() else {
+            return Err("--name is for a policy of one limit: write \"NAME: ...\" in it".into());
+        };
+        policy = limit.clone().named(name)?.into();
+    }
     if args.redis.is_none() && args.redis_cluster.is_empty() {
         return Ok(BoxRateLimiter::new(Limiter::new(policy)));
     }
@@ -186,8 +294,11 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let limit = RateLimitLayer::new(limiter(&args).await?)
-        .key(args.key)
-        .on_store_error(args.on_store_error);
+        .key(ServerKey::new(&args))
+        .cost(move |request: &axum::extract::Request| cost(request, args.cost_header.as_ref()))
+        .on_store_error(args.on_store_error)
+        .headers(args.headers.into())
+        .wait(Duration::from_millis(args.wait));
     let app = Router::new()
         .route("/", get(hello))
         .route("/u/{id}", get(hello_user))

@@ -61,6 +61,12 @@ impl Outcome {
 }
 
 impl Decision {
+    /// The same standing, with the verdict of a refusal.
+    #[cfg(feature = "tower")]
+    pub(crate) const fn refused(self, retry_after: Duration) -> Self {
+        Self { outcome: Outcome::Denied(retry_after), granted: 0, ..self }
+    }
+
     /// The verdict.
     pub const fn outcome(&self) -> Outcome {
         self.outcome

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tollgate::tower::{KeyError, KeyExtractor, PeerIp, RateLimitLayer, Refusal};
+use tollgate::tower::{
+    FailClosed, FailOpen, GrpcOnly, KeyError, KeyExtractor, PeerIp, PlainText, ProblemJson,
+    RateLimitLayer, Refusal, Undecided,
+};
 use tollgate::{
     BoxRateLimiter, Decision, Describe, Description, Limiter, Operation, Policy, PolicyState,
     RateLimiter,
@@ -55,8 +58,9 @@ impl Service<Request<()>> for Strict {
 
     fn call(&mut self, request: Request<()>) -> Self::Future {
         assert!(std::mem::take(&mut self.ready), "called without being ready");
-        let decision: &Decision = request.extensions().get().expect("a decision");
-        let mut response = Response::new(Full::from(format!("{} left", decision.remaining())));
+        let decision: Option<&Decision> = request.extensions().get();
+        let text = decision.map_or("undecided".to_owned(), |d| format!("{} left", d.remaining()));
+        let mut response = Response::new(Full::from(text));
         let own = HeaderValue::from_static("\"inner\";r=7");
         response.headers_mut().insert("ratelimit", own);
         ready(Ok(response))
@@ -89,7 +93,17 @@ async fn decisions_ride_in_the_extensions_and_fields_are_appended() {
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(!refused.extensions().get::<Decision>().unwrap().is_allowed());
     let wait = refused.headers()["retry-after"].to_str().unwrap().to_owned();
-    assert_eq!(text(refused).await, format!("Too many requests: retry after {wait} s.\n"));
+    assert_eq!(refused.headers()["content-type"], "application/problem+json");
+    assert_eq!(refused.headers()["cache-control"], "no-store");
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&text(refused).await).unwrap(),
+        serde_json::json!({
+            "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
+            "title": format!("Too many requests: retry after {wait} s."),
+            "status": 429,
+            "violated-policies": ["default"],
+        })
+    );
 
     let other = service.ready().await.unwrap().call(get("192.0.2.2:1")).await.unwrap();
     assert_eq!(other.status(), StatusCode::OK);
@@ -121,7 +135,7 @@ async fn a_key_that_is_missing_is_answered_as_the_extractor_says() {
     for _ in 0..3 {
         let response = service.clone().oneshot(Request::new(())).await.unwrap();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(text(response).await, "x-api-key is missing\n");
+        assert_eq!(text(response).await, "{\"title\":\"x-api-key is missing\",\"status\":401}");
     }
     let request = Request::builder().header("x-api-key", "a").body(()).unwrap();
     assert_eq!(service.oneshot(request).await.unwrap().status(), StatusCode::OK);
@@ -248,4 +262,196 @@ fn services_are_as_free_to_move_as_what_is_inside() {
     let mut service = RateLimitLayer::new(limiter("2/h")).key(PeerIp).layer(Strict { ready: true });
     assert_free(&service);
     assert_send(&service.call(get("192.0.2.1:1")));
+}
+
+trait Ask: Service<Request<()>, Response = Response<Body>, Error = Infallible> {}
+impl<S: Service<Request<()>, Response = Response<Body>, Error = Infallible>> Ask for S {}
+
+/// All that is admitted is used up: the next request is refused.
+fn exhausted<R>(refusal: R) -> impl Ask + Clone
+where
+    R: tollgate::tower::Refuse<Body> + Clone,
+{
+    let limiter = limiter("api: token_bucket 1/h burst 2");
+    assert!(limiter.check_n("k", 2).is_allowed());
+    RateLimitLayer::new(limiter)
+        .key(|_: &Request<()>| "k")
+        .cost(|request: &Request<()>| request.headers().get("x-cost").map_or(1, |_| 3))
+        .refusal(refusal)
+        .layer(Strict::default())
+}
+
+#[tokio::test]
+async fn a_head_is_answered_without_a_body() {
+    let head = || Request::head("/").body(()).unwrap();
+    let problem = exhausted(ProblemJson::default()).oneshot(head()).await.unwrap();
+    assert_eq!(problem.status(), 429);
+    assert_eq!(problem.headers()["content-type"], "application/problem+json");
+    assert_eq!(text(problem).await, "");
+    let plain = exhausted(PlainText).oneshot(head()).await.unwrap();
+    assert_eq!(plain.headers()["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(text(plain).await, "");
+}
+
+#[tokio::test]
+async fn what_can_never_pass_says_so_and_nothing_of_waiting() {
+    let costly = || Request::get("/").header("x-cost", "3").body(()).unwrap();
+    let refused = exhausted(PlainText).oneshot(costly()).await.unwrap();
+    assert_eq!(refused.status(), 429);
+    assert!(!refused.headers().contains_key("retry-after"));
+    assert_eq!(text(refused).await, "This request costs more than its limit ever allows.\n");
+    let typed = ProblemJson::with_type("https://example.com/limits");
+    let refused = text(exhausted(typed).oneshot(costly()).await.unwrap()).await;
+    assert!(refused.starts_with("{\"type\":\"https://example.com/limits\""), "{refused}");
+    assert!(refused.contains("costs more"), "{refused}");
+}
+
+#[tokio::test]
+async fn grpc_is_refused_in_its_own_way_by_every_form() {
+    let call = |cost: bool| {
+        let call = Request::post("/greeter").header("content-type", "application/grpc+proto");
+        if cost { call.header("x-cost", "3") } else { call }.body(()).unwrap()
+    };
+    for cost in [false, true] {
+        let refused = [
+            exhausted(ProblemJson::default()).oneshot(call(cost)).await.unwrap(),
+            exhausted(PlainText).oneshot(call(cost)).await.unwrap(),
+            exhausted(GrpcOnly).oneshot(call(cost)).await.unwrap(),
+        ];
+        for refused in refused {
+            assert_eq!(refused.status(), 200);
+            let headers = refused.headers().clone();
+            assert_eq!(headers["content-type"], "application/grpc");
+            assert_eq!(headers["grpc-status"], "8");
+            let pushback = headers["grpc-retry-pushback-ms"].to_str().unwrap();
+            if cost {
+                assert_eq!(pushback, "-1");
+            } else {
+                let pushback: u64 = pushback.parse().unwrap();
+                assert!((3_500_000..=3_600_000).contains(&pushback), "{pushback}");
+            }
+            assert!(headers["grpc-message"].to_str().unwrap().contains("request"));
+            assert_eq!(text(refused).await, "");
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_cost_what_they_cost_and_the_exempt_nothing() {
+    let limiter = Arc::new(limiter("10/h"));
+    let service = RateLimitLayer::shared(Arc::clone(&limiter))
+        .key(|_: &Request<()>| "k")
+        .cost(|request: &Request<()>| request.uri().path().len() as u64)
+        .exempt(|request: &Request<()>| request.uri().path() == "/health")
+        .layer(Strict::default());
+    let ask = async |path: &str| {
+        let request = Request::get(path).body(()).unwrap();
+        service.clone().oneshot(request).await.unwrap()
+    };
+    assert_eq!(ask("/four").await.status(), 200);
+    assert_eq!(limiter.peek("k").remaining(), 5);
+    assert_eq!(ask("/sixsix").await.status(), 429);
+    for _ in 0..20 {
+        let answer = ask("/health").await;
+        assert_eq!(answer.status(), 200);
+        assert!(all(answer.headers(), "ratelimit-policy").is_empty());
+        assert_eq!(text(answer).await, "undecided");
+    }
+    assert_eq!(limiter.peek("k").remaining(), 5);
+}
+
+#[tokio::test]
+async fn each_tier_has_its_own_limit_and_tells_it() {
+    let tiers = [limiter("free: 1/h"), limiter("pro: 3/h")];
+    let service = RateLimitLayer::choosing(tiers, |request: &Request<()>| {
+        request.headers().get("x-tier").map_or(0, |tier| tier.to_str().unwrap().parse().unwrap())
+    })
+    .key(|_: &Request<()>| "k")
+    .layer(Strict::default());
+    let ask = async |tier: &str| {
+        let request = Request::get("/").header("x-tier", tier).body(()).unwrap();
+        service.clone().oneshot(request).await.unwrap()
+    };
+    for (tier, name, admitted) in [("0", "free", 1), ("1", "pro", 3)] {
+        for n in 0..5 {
+            let answer = ask(tier).await;
+            assert_eq!(answer.status(), if n < admitted { 200 } else { 429 }, "{tier} {n}");
+            let policies = all(answer.headers(), "ratelimit-policy");
+            let ours = format!("\"{name}\";q={admitted};w=3600");
+            assert!(policies.contains(&ours.as_str()), "{policies:?}");
+        }
+    }
+    let answer = ask("2").await;
+    assert_eq!(answer.status(), 500);
+    assert!(text(answer).await.contains("there is no limiter 2 of 2"));
+}
+
+#[tokio::test]
+async fn requests_wait_for_their_turn_up_to_a_bound() {
+    let waiting = |policy: &str, longest: u64| {
+        RateLimitLayer::new(limiter(policy))
+            .key(|_: &Request<()>| "k")
+            .wait(Duration::from_millis(longest))
+            .layer(Strict::default())
+    };
+    async fn ask(service: &(impl Ask + Clone)) -> (u16, Duration) {
+        let start = std::time::Instant::now();
+        let answer = service.clone().oneshot(Request::new(())).await.unwrap();
+        (answer.status().as_u16(), start.elapsed())
+    }
+    for policy in ["token_bucket 20/s burst 1", "leaky_bucket 20/s capacity 5"] {
+        let service = waiting(policy, 2_000);
+        for n in 0..6 {
+            let (status, waited) = ask(&service).await;
+            assert_eq!(status, 200, "{policy}");
+            assert!(n == 0 || waited > Duration::from_millis(20), "{policy}: {waited:?}");
+        }
+    }
+    for policy in ["token_bucket 1/h", "leaky_bucket 1/h capacity 2"] {
+        let service = waiting(policy, 100);
+        assert_eq!(ask(&service).await.0, 200);
+        for _ in 0..5 {
+            let (status, waited) = ask(&service).await;
+            assert_eq!(status, 429, "{policy}");
+            assert!(waited < Duration::from_millis(90), "what is too late is told at once");
+        }
+    }
+}
+
+/// A store that fails whenever it is asked.
+struct Broken;
+
+impl Describe for Broken {
+    fn describe(&self) -> Vec<Description> {
+        limiter("1/h").describe()
+    }
+}
+
+impl<K: Sync + ?Sized> RateLimiter<K> for Broken {
+    type Error = std::io::Error;
+
+    async fn decide(&self, _: &K, _: Operation) -> Result<Decision, std::io::Error> {
+        Err(std::io::Error::other("broken"))
+    }
+}
+
+#[tokio::test]
+async fn a_failing_store_is_met_as_was_chosen() {
+    let layer = || RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
+    let open = layer().on_store_error(FailOpen).layer(Strict::default());
+    let answer = open.oneshot(Request::new(())).await.unwrap();
+    assert_eq!((answer.status(), all(answer.headers(), "ratelimit").len()), (StatusCode::OK, 1));
+
+    let closed = layer().on_store_error(FailClosed).layer(Strict::default());
+    let answer = closed.oneshot(Request::new(())).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.headers()["retry-after"], "1");
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+
+    let own = layer()
+        .on_store_error(|error: &std::io::Error| {
+            Undecided::Answer(Response::new(Full::from(format!("own: {error}"))))
+        })
+        .layer(Strict::default());
+    assert_eq!(text(own.oneshot(Request::new(())).await.unwrap()).await, "own: broken");
 }

@@ -1,6 +1,4 @@
-use super::response::plain_text;
-use http::header::{HeaderValue, RETRY_AFTER};
-use http::{Response, StatusCode};
+use http::Response;
 use std::convert::Infallible;
 
 /// Says what becomes of a request that nobody could decide on, because the limiter's store
@@ -31,7 +29,10 @@ pub trait OnStoreError<E, B> {
 pub enum Undecided<B> {
     /// It goes on to the service, without a decision and without `RateLimit` fields.
     PassOn,
-    /// It is answered here.
+    /// It is answered 503 Service Unavailable with `Retry-After: 1`, in the form of the layer's
+    /// refusals.
+    Unavailable,
+    /// It is answered so.
     Answer(Response<B>),
 }
 
@@ -59,12 +60,9 @@ impl<E, B> OnStoreError<E, B> for FailOpen {
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FailClosed;
 
-impl<E, B: From<String>> OnStoreError<E, B> for FailClosed {
+impl<E, B> OnStoreError<E, B> for FailClosed {
     fn on_store_error(&self, _error: &E) -> Undecided<B> {
-        let text = "The rate limit cannot be checked: retry after 1 s.\n".to_owned();
-        let mut response = plain_text(StatusCode::SERVICE_UNAVAILABLE, text);
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        Undecided::Answer(response)
+        Undecided::Unavailable
     }
 }
 

@@ -1,35 +1,38 @@
+use super::failure::OnStoreError;
 use super::headers::RateLimitValues;
-use super::response::{Answers, Refuse, Verdict};
+use super::refusal::Refuse;
+use super::response::{Answers, Verdict};
 use crate::decision::Decision;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
+use std::fmt::Display;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tower_service::Service;
 
 pin_project! {
     /// The response of a [`RateLimit`](super::RateLimit) service.
-    pub struct ResponseFuture<S, ReqBody, R>
+    pub struct ResponseFuture<S, ReqBody, R, F, E>
     where
         S: Service<Request<ReqBody>>,
     {
         #[pin]
-        stage: Stage<S, ReqBody, R, S::Response, S::Future>,
+        stage: Stage<S, ReqBody, Answers<R, F>, E, S::Response, S::Future>,
     }
 }
 
 pin_project! {
     #[project = StageProjection]
-    enum Stage<S, ReqBody, R, Answer, F> {
+    enum Stage<S, ReqBody, A, E, Answer, Serving> {
         /// The limiter has not decided yet; then `next` tells how to go on.
         Deciding {
-            deciding: Deciding<Answer>,
-            next: Option<Next<S, ReqBody, R>>,
+            deciding: Deciding<E>,
+            next: Option<Next<S, ReqBody, A>>,
         },
         /// The inner service is at work; the fields are for its answer.
         Serving {
             #[pin]
-            serving: F,
+            serving: Serving,
             fields: Option<RateLimitValues>,
         },
         /// There is an answer without the inner service.
@@ -39,43 +42,38 @@ pin_project! {
     }
 }
 
-/// Boxed, for a limiter that has to wait for its store; others decide within the call.
-type Deciding<Answer> = Pin<Box<dyn Future<Output = Result<Decision, Failed<Answer>>> + Send>>;
+/// Boxed, for a limiter that has to wait for its store, or a request that has to wait for its
+/// turn; others decide within the call.
+pub(super) type Deciding<E> = Pin<Box<dyn Future<Output = Result<Decision, E>> + Send>>;
 
-/// What is left to do where the limiter's store failed: to give this answer, or to pass the
-/// request on.
-pub(super) type Failed<Answer> = Option<Answer>;
-
-struct Next<S, ReqBody, R> {
+struct Next<S, ReqBody, A> {
     inner: S,
     request: Request<ReqBody>,
-    answers: Answers<R>,
+    answers: A,
+    limiter: usize,
 }
 
-impl<S, ReqBody, ResBody, R> ResponseFuture<S, ReqBody, R>
+impl<S, ReqBody, ResBody, R, F, E> ResponseFuture<S, ReqBody, R, F, E>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
 {
     pub(super) fn deciding(
-        deciding: Deciding<S::Response>,
+        deciding: Deciding<E>,
+        limiter: usize,
         inner: S,
         request: Request<ReqBody>,
-        answers: Answers<R>,
+        answers: Answers<R, F>,
     ) -> Self {
-        let next = Some(Next { inner, request, answers });
+        let next = Some(Next { inner, request, answers, limiter });
         Self { stage: Stage::Deciding { deciding, next } }
     }
 
     pub(super) fn decided(verdict: Verdict<ReqBody, ResBody>, inner: &mut S) -> Self {
         Self { stage: Stage::decided(verdict, inner) }
     }
-
-    pub(super) fn answered(response: Response<ResBody>) -> Self {
-        Self { stage: Stage::Answered { answer: Some(response) } }
-    }
 }
 
-impl<S, ReqBody, ResBody, R> Stage<S, ReqBody, R, Response<ResBody>, S::Future>
+impl<S, ReqBody, ResBody, A, E> Stage<S, ReqBody, A, E, Response<ResBody>, S::Future>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
 {
@@ -91,10 +89,12 @@ where
 
 const POLLED_AGAIN: &str = "a future must not be polled after it is done";
 
-impl<S, ReqBody, ResBody, R> Future for ResponseFuture<S, ReqBody, R>
+impl<S, ReqBody, ResBody, R, F, E> Future for ResponseFuture<S, ReqBody, R, F, E>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     R: Refuse<ResBody>,
+    F: OnStoreError<E, ResBody>,
+    E: Display,
 {
     type Output = Result<Response<ResBody>, S::Error>;
 
@@ -104,8 +104,9 @@ where
             match stage.as_mut().project() {
                 StageProjection::Deciding { deciding, next } => {
                     let decided = ready!(deciding.as_mut().poll(cx));
-                    let Next { mut inner, request, answers } = next.take().expect(POLLED_AGAIN);
-                    let verdict = answers.judge(decided, request);
+                    let Next { mut inner, request, answers, limiter } =
+                        next.take().expect(POLLED_AGAIN);
+                    let verdict = answers.judge(decided, limiter, request);
                     stage.set(Stage::decided(verdict, &mut inner));
                 }
                 StageProjection::Serving { serving, fields } => {

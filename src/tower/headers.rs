@@ -1,14 +1,51 @@
-//! The `RateLimit` fields of draft-ietf-httpapi-ratelimit-headers-11: structured fields
-//! (RFC 9651), lists of a quoted name with parameters each.
+//! The fields that tell a client where it stands.
 
 use crate::algorithm::Description;
 use crate::decision::Decision;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use std::fmt::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+/// In which fields answers tell a client where it stands.
+///
+/// The `RateLimit` fields are a draft that has changed before, and may again: each version is a
+/// style of its own.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HeaderStyle {
+    /// [draft-ietf-httpapi-ratelimit-headers-11](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/11/):
+    /// `RateLimit-Policy: "default";q=100;w=60` and `RateLimit: "default";r=50;t=1`, where `t` are
+    /// the seconds until there is one more than `r`, rounded up.
+    #[default]
+    Draft11,
+    /// Version 07 of the draft: `RateLimit: limit=100, remaining=50, reset=5` and
+    /// `RateLimit-Policy: 100;w=60`. `reset` are the seconds until nothing is used any more.
+    Draft7,
+    /// Version 06 of the draft: `RateLimit-Limit`, `RateLimit-Remaining`, `RateLimit-Reset` and
+    /// `RateLimit-Policy: 100;w=60`.
+    Draft6,
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining`, and `X-RateLimit-Reset` as the second since
+    /// the Unix epoch in which nothing is used any more, as GitHub has it.
+    LegacyEpoch,
+    /// The same with `X-RateLimit-Reset` as seconds from now.
+    LegacyDelta,
+    /// None; a refusal still has `Retry-After`.
+    None,
+}
 
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+/// Limit, remaining and reset.
+static DRAFT_6: [HeaderName; 3] = [
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-remaining"),
+    HeaderName::from_static("ratelimit-reset"),
+];
+static LEGACY: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+];
 
 /// The largest integer of a structured field: 15 digits.
 const MAX_INTEGER: u64 = 999_999_999_999_999;
@@ -16,13 +53,14 @@ const MAX_INTEGER: u64 = 999_999_999_999_999;
 /// The fields that a limiter's answers carry, as far as they are always the same.
 #[derive(Clone, Debug)]
 pub(super) struct RateLimitFields {
-    policy: HeaderValue,
+    style: HeaderStyle,
+    policy: Option<HeaderValue>,
     /// In the order of [`Decision::binding`].
     names: Box<[String]>,
 }
 
 impl RateLimitFields {
-    pub(super) fn new(limits: &[Description]) -> Self {
+    pub(super) fn new(limits: &[Description], style: HeaderStyle) -> Self {
         let names: Box<[String]> = limits
             .iter()
             .enumerate()
@@ -32,16 +70,13 @@ impl RateLimitFields {
                 None => format!("limit-{}", index + 1),
             })
             .collect();
-        let mut text = String::new();
-        for (name, limit) in names.iter().zip(limits) {
-            let separator = if text.is_empty() { "" } else { ", " };
-            let q = limit.limit.min(MAX_INTEGER);
-            append(&mut text, format_args!("{separator}{};q={q}", Quoted(name)));
-            if let Some(w) = limit.window.and_then(whole_seconds) {
-                append(&mut text, format_args!(";w={w}"));
+        let policy = match style {
+            HeaderStyle::Draft11 | HeaderStyle::Draft7 | HeaderStyle::Draft6 => {
+                Some(policies(limits, &names, style))
             }
-        }
-        Self { policy: header_value(&text), names }
+            HeaderStyle::LegacyEpoch | HeaderStyle::LegacyDelta | HeaderStyle::None => None,
+        };
+        Self { style, policy, names }
     }
 
     /// The name of the limit that binds.
@@ -51,28 +86,91 @@ impl RateLimitFields {
 
     /// The fields for one decision.
     pub(super) fn values(&self, decision: &Decision) -> RateLimitValues {
-        let r = decision.remaining().min(MAX_INTEGER);
-        let mut text = String::with_capacity(48);
-        append(&mut text, format_args!("{};r={r}", Quoted(self.name(decision))));
-        if let Some(next_after) = decision.next_after() {
-            append(&mut text, format_args!(";t={}", seconds_rounded_up(next_after)));
-        }
-        RateLimitValues { policy: self.policy.clone(), state: header_value(&text) }
+        let limit = decision.limit().min(MAX_INTEGER);
+        let remaining = decision.remaining().min(MAX_INTEGER);
+        let reset = seconds_rounded_up(decision.reset_after());
+        let state = match self.style {
+            HeaderStyle::Draft11 => {
+                let mut text = String::with_capacity(48);
+                append(&mut text, format_args!("{};r={remaining}", Quoted(self.name(decision))));
+                if let Some(next_after) = decision.next_after() {
+                    append(&mut text, format_args!(";t={}", seconds_rounded_up(next_after)));
+                }
+                State::List(header_value(&text))
+            }
+            HeaderStyle::Draft7 => {
+                let text = format!("limit={limit}, remaining={remaining}, reset={reset}");
+                State::One(header_value(&text))
+            }
+            HeaderStyle::Draft6 => State::Three(&DRAFT_6, [limit, remaining, reset]),
+            HeaderStyle::LegacyDelta => State::Three(&LEGACY, [limit, remaining, reset]),
+            HeaderStyle::LegacyEpoch => {
+                let epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+                let at = seconds_rounded_up(epoch + decision.reset_after());
+                State::Three(&LEGACY, [limit, remaining, at])
+            }
+            HeaderStyle::None => State::None,
+        };
+        RateLimitValues { policy: self.policy.clone(), state }
     }
+}
+
+/// `RateLimit-Policy`.
+fn policies(limits: &[Description], names: &[String], style: HeaderStyle) -> HeaderValue {
+    let mut text = String::new();
+    for (name, limit) in names.iter().zip(limits) {
+        let separator = if text.is_empty() { "" } else { ", " };
+        let q = limit.limit.min(MAX_INTEGER);
+        match style {
+            HeaderStyle::Draft11 => {
+                append(&mut text, format_args!("{separator}{};q={q}", Quoted(name)));
+            }
+            _ => append(&mut text, format_args!("{separator}{q}")),
+        }
+        if let Some(w) = limit.window.and_then(whole_seconds) {
+            append(&mut text, format_args!(";w={w}"));
+        }
+    }
+    header_value(&text)
 }
 
 /// The values of the fields for one decision.
 #[derive(Debug)]
 pub(super) struct RateLimitValues {
-    policy: HeaderValue,
-    state: HeaderValue,
+    policy: Option<HeaderValue>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Members of a list, to which other layers and handlers add theirs.
+    List(HeaderValue),
+    /// A field that can be there once; what is there already is of a stricter place, inside.
+    One(HeaderValue),
+    Three(&'static [HeaderName; 3], [u64; 3]),
+    None,
 }
 
 impl RateLimitValues {
     /// Adds the fields to those that are there already.
     pub(super) fn append_to(self, headers: &mut HeaderMap) {
-        headers.append(RATELIMIT_POLICY, self.policy);
-        headers.append(RATELIMIT, self.state);
+        match self.state {
+            State::List(state) => {
+                headers.append(RATELIMIT, state);
+            }
+            State::One(state) => {
+                headers.entry(RATELIMIT).or_insert(state);
+            }
+            State::Three(names, values) if !headers.contains_key(&names[0]) => {
+                for (name, value) in names.iter().zip(values) {
+                    headers.insert(name, value.into());
+                }
+            }
+            State::Three(..) | State::None => {}
+        }
+        if let Some(policy) = self.policy {
+            headers.append(RATELIMIT_POLICY, policy);
+        }
     }
 }
 
@@ -98,7 +196,7 @@ fn whole_seconds(duration: Duration) -> Option<u64> {
     whole.then_some(duration.as_secs().min(MAX_INTEGER))
 }
 
-/// A structured field's string.
+/// A structured field's string (RFC 9651).
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -127,9 +225,9 @@ mod tests {
     use super::*;
     use crate::{Algorithm, Outcome, Policy};
 
-    fn policy_field(policy: &str) -> String {
+    fn fields(policy: &str, style: HeaderStyle) -> RateLimitFields {
         let policy: Policy = policy.parse().unwrap();
-        RateLimitFields::new(&policy.describe()).policy.to_str().unwrap().to_owned()
+        RateLimitFields::new(&policy.describe(), style)
     }
 
     #[test]
@@ -147,30 +245,106 @@ mod tests {
             (r#"a"b\c: 1/s"#, r#""a\"b\\c";q=1;w=1"#),
         ];
         for (policy, field) in table {
-            assert_eq!(policy_field(policy), field);
+            assert_eq!(fields(policy, HeaderStyle::Draft11).policy.unwrap(), field);
+        }
+        for style in [HeaderStyle::Draft7, HeaderStyle::Draft6] {
+            assert_eq!(fields("a: 10/s; b: 100/100ms", style).policy.unwrap(), "10;w=1, 100");
+        }
+    }
+
+    fn decision(outcome: Outcome, remaining: u64, micros: u64) -> Decision {
+        Decision {
+            outcome,
+            granted: 0,
+            limit: 100,
+            remaining,
+            reset_after_micros: 4 * micros,
+            next_after_micros: Some(micros),
+            binding: 0,
+        }
+    }
+
+    fn written(style: HeaderStyle, decision: &Decision) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        fields("100/min", style).values(decision).append_to(&mut headers);
+        let line = |(name, value): (&HeaderName, &HeaderValue)| {
+            format!("{name}: {}", value.to_str().unwrap())
+        };
+        let mut lines: Vec<String> = headers.iter().map(line).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn each_style_tells_the_same_in_its_own_way() {
+        let decision = decision(Outcome::Allowed, 50, 1_200_000);
+        let table: [(HeaderStyle, &[&str]); 5] = [
+            (
+                HeaderStyle::Draft11,
+                &[r#"ratelimit-policy: "default";q=100;w=60"#, r#"ratelimit: "default";r=50;t=2"#],
+            ),
+            (
+                HeaderStyle::Draft7,
+                &["ratelimit-policy: 100;w=60", "ratelimit: limit=100, remaining=50, reset=5"],
+            ),
+            (
+                HeaderStyle::Draft6,
+                &[
+                    "ratelimit-limit: 100",
+                    "ratelimit-policy: 100;w=60",
+                    "ratelimit-remaining: 50",
+                    "ratelimit-reset: 5",
+                ],
+            ),
+            (
+                HeaderStyle::LegacyDelta,
+                &["x-ratelimit-limit: 100", "x-ratelimit-remaining: 50", "x-ratelimit-reset: 5"],
+            ),
+            (HeaderStyle::None, &[]),
+        ];
+        for (style, lines) in table {
+            assert_eq!(written(style, &decision), lines, "{style:?}");
+        }
+        let lines = written(HeaderStyle::LegacyEpoch, &decision);
+        let reset: u64 = lines[2].strip_prefix("x-ratelimit-reset: ").unwrap().parse().unwrap();
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        assert!((now..now + 7).contains(&reset), "{reset} {now}");
+    }
+
+    #[test]
+    fn what_is_there_already_stays() {
+        for style in [
+            HeaderStyle::Draft11,
+            HeaderStyle::Draft7,
+            HeaderStyle::Draft6,
+            HeaderStyle::LegacyDelta,
+        ] {
+            let mut headers = HeaderMap::new();
+            let (inner, outer) =
+                (decision(Outcome::Allowed, 1, 1), decision(Outcome::Allowed, 2, 1));
+            fields("inner: 100/min", style).values(&inner).append_to(&mut headers);
+            let before = headers.clone();
+            fields("outer: 100/min", style).values(&outer).append_to(&mut headers);
+            for (name, value) in &before {
+                assert_eq!(headers[name], value, "{style:?}");
+            }
+            let states = headers.get_all(RATELIMIT).iter().count();
+            assert_eq!(states == 2, style == HeaderStyle::Draft11, "{style:?}");
         }
     }
 
     #[test]
     fn numbers_stay_within_what_a_structured_field_can_hold() {
         let limits = [Description { name: None, limit: u64::MAX, window: None }];
-        let fields = RateLimitFields::new(&limits);
-        assert_eq!(fields.policy, r#""default";q=999999999999999"#);
+        let fields = RateLimitFields::new(&limits, HeaderStyle::Draft11);
+        assert_eq!(fields.policy.unwrap(), r#""default";q=999999999999999"#);
     }
 
     #[test]
     fn seconds_are_rounded_up_and_retry_after_is_never_0() {
         let table = [(1, 1), (999_999, 1), (1_000_000, 1), (1_000_001, 2), (58_000_000, 58)];
         for (micros, seconds) in table {
-            let decision = Decision {
-                outcome: Outcome::Denied(Duration::from_micros(micros)),
-                granted: 0,
-                limit: 1,
-                remaining: 0,
-                reset_after_micros: micros,
-                next_after_micros: Some(micros),
-                binding: 0,
-            };
+            let decision = decision(Outcome::Denied(Duration::from_micros(micros)), 0, micros);
             let mut headers = HeaderMap::new();
             set_retry_after(&decision, &mut headers);
             assert_eq!(headers[RETRY_AFTER], seconds.to_string());

@@ -74,6 +74,12 @@ impl KeyError {
         self.status
     }
 
+    /// The text of the answer.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// It is the server that must be mended, not the client.
     pub(super) fn unknown_peer() -> Self {
         let text = "the peer's address is not known: serve the router with \

@@ -1,9 +1,15 @@
 use super::client_ip::PeerIp;
 use super::failure::NeverFails;
-use super::response::{Answers, PlainText};
+use super::headers::{HeaderStyle, RateLimitFields};
+use super::key::KeyError;
+use super::question::{Ask, Asked, NoneExempt, OneUnit};
+use super::refusal::ProblemJson;
+use super::response::Answers;
 use super::service::RateLimit;
 use crate::limiter::Describe;
+use http::StatusCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tower_layer::Layer;
 
 /// Guards services with a limiter: see the [module](super) for what it does.
@@ -11,18 +17,18 @@ use tower_layer::Layer;
 /// The limiter is in the layer, and every service that the layer makes asks this one: it holds
 /// across connections, for each of which axum makes a service anew.
 ///
-/// `L` is the limiter, `E` tells the key of a request, `R` makes the answer to one that is
+/// `L` is the limiter, `Q` tells what to ask about a request, `R` makes the answer to one that is
 /// refused, and `F` says what to do where the limiter's store fails.
 #[derive(Debug)]
-pub struct RateLimitLayer<L, E = PeerIp, R = PlainText, F = NeverFails> {
-    pub(super) limiter: Arc<L>,
-    pub(super) extractor: E,
-    pub(super) answers: Answers<R>,
-    pub(super) on_store_error: F,
+pub struct RateLimitLayer<L, Q = Ask, R = ProblemJson, F = NeverFails> {
+    pub(super) limiters: Arc<[Arc<L>]>,
+    pub(super) question: Q,
+    pub(super) answers: Answers<R, F>,
+    pub(super) longest_wait: Option<Duration>,
 }
 
 impl<L: Describe> RateLimitLayer<L> {
-    /// A layer that asks `limiter` by the address of the peer, [`PeerIp`].
+    /// A layer that asks `limiter` for one unit, by the address of the peer, [`PeerIp`].
     ///
     /// A limiter without keys ([`Limiter::direct`](crate::Limiter)) goes with
     /// `.key(|_: &Request<_>| ())`. One whose store can fail, such as Redis, needs a choice:
@@ -33,52 +39,165 @@ impl<L: Describe> RateLimitLayer<L> {
 
     /// The same, with a limiter that is asked elsewhere too, and so is in an [`Arc`].
     pub fn shared(limiter: Arc<L>) -> Self {
-        let answers = Answers::new(&limiter.describe(), PlainText);
-        Self { limiter, extractor: PeerIp, answers, on_store_error: NeverFails }
+        Self::of([limiter].into(), Ask::default())
     }
 }
 
-impl<L, E, R, F> RateLimitLayer<L, E, R, F> {
+impl<L: Describe, T> RateLimitLayer<L, Ask<PeerIp, OneUnit, NoneExempt, T>> {
+    /// A layer that chooses for each request which of the `limiters` to ask, by a closure from
+    /// the request to its place in the list, counted from 0: a limit for each tier of customers,
+    /// say.
+    ///
+    /// They count apart from each other. Limits that hold together, on the same key, are one
+    /// [`Policy`](crate::Policy). Where there is no limiter of that place, the request is answered
+    /// 500.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tollgate::tower::RateLimitLayer;
+    /// use tollgate::{Limiter, Quota, TokenBucket};
+    ///
+    /// # #[cfg(feature = "memory")] {
+    /// let free = Limiter::new(TokenBucket::new(Quota::per_minute(10)));
+    /// let pro = Limiter::new(TokenBucket::new(Quota::per_minute(1_000)));
+    /// let layer = RateLimitLayer::choosing([free, pro], |request: &Request<()>| {
+    ///     usize::from(request.headers().contains_key("x-pro"))
+    /// });
+    /// # let _ = layer;
+    /// # }
+    /// ```
+    pub fn choosing(limiters: impl IntoIterator<Item = L>, choice: T) -> Self {
+        let ask = Ask { key: PeerIp, cost: OneUnit, exempt: NoneExempt, choice };
+        Self::of(limiters.into_iter().map(Arc::new).collect(), ask)
+    }
+
+    fn of(limiters: Arc<[Arc<L>]>, question: Ask<PeerIp, OneUnit, NoneExempt, T>) -> Self {
+        let fields = fields(&limiters, HeaderStyle::default());
+        let answers = Answers::new(fields, ProblemJson::default(), NeverFails);
+        Self { limiters, question, answers, longest_wait: None }
+    }
+}
+
+fn fields<L: Describe>(limiters: &[Arc<L>], style: HeaderStyle) -> Arc<[RateLimitFields]> {
+    limiters.iter().map(|limiter| RateLimitFields::new(&limiter.describe(), style)).collect()
+}
+
+impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
     /// The same, with the key of a request told by `extractor`: a closure from `&Request<_>`
     /// to any key of the limiter's, or a [`KeyExtractor`](super::KeyExtractor).
     #[must_use]
-    pub fn key<E2>(self, extractor: E2) -> RateLimitLayer<L, E2, R, F> {
-        let Self { limiter, answers, on_store_error, .. } = self;
-        RateLimitLayer { limiter, extractor, answers, on_store_error }
+    pub fn key<E2>(self, extractor: E2) -> RateLimitLayer<L, Ask<E2, C, X, T>, R, F> {
+        let Ask { cost, exempt, choice, .. } = self.question;
+        let question = Ask { key: extractor, cost, exempt, choice };
+        let Self { limiters, answers, longest_wait, .. } = self;
+        RateLimitLayer { limiters, question, answers, longest_wait }
     }
 
+    /// The same, with the units that a request costs told by `cost`: a closure from
+    /// `&Request<_>` to a `u64`. A cost of 0 is always admitted.
+    ///
+    /// ```
+    /// use http::Request;
+    /// # use tollgate::tower::RateLimitLayer;
+    /// # use tollgate::{Limiter, Quota, TokenBucket};
+    /// # #[cfg(feature = "memory")] {
+    /// # let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)));
+    /// let layer = RateLimitLayer::new(limiter)
+    ///     .cost(|request: &Request<()>| if request.uri().path() == "/search" { 5 } else { 1 })
+    ///     .exempt(|request: &Request<()>| request.uri().path() == "/health");
+    /// # let _ = layer;
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn cost<C2>(self, cost: C2) -> RateLimitLayer<L, Ask<E, C2, X, T>, R, F> {
+        let Ask { key, exempt, choice, .. } = self.question;
+        let question = Ask { key, cost, exempt, choice };
+        let Self { limiters, answers, longest_wait, .. } = self;
+        RateLimitLayer { limiters, question, answers, longest_wait }
+    }
+
+    /// The same, with requests that are passed on without being asked about: those for which
+    /// `exempt`, a closure from `&Request<_>`, returns `true`.
+    #[must_use]
+    pub fn exempt<X2>(self, exempt: X2) -> RateLimitLayer<L, Ask<E, C, X2, T>, R, F> {
+        let Ask { key, cost, choice, .. } = self.question;
+        let question = Ask { key, cost, exempt, choice };
+        let Self { limiters, answers, longest_wait, .. } = self;
+        RateLimitLayer { limiters, question, answers, longest_wait }
+    }
+}
+
+impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// The same, with refused requests answered by `refusal`: a closure from
     /// [`&Refusal`](super::Refusal) to a response, or a [`Refuse`](super::Refuse).
     #[must_use]
-    pub fn refusal<R2>(self, refusal: R2) -> RateLimitLayer<L, E, R2, F> {
-        let Self { limiter, extractor, answers, on_store_error } = self;
+    pub fn refusal<R2>(self, refusal: R2) -> RateLimitLayer<L, Q, R2, F> {
+        let Self { limiters, question, answers, longest_wait } = self;
         let answers = answers.with_refusal(refusal);
-        RateLimitLayer { limiter, extractor, answers, on_store_error }
+        RateLimitLayer { limiters, question, answers, longest_wait }
     }
 
     /// The same, with this choice for requests that nobody can decide on because the limiter's
     /// store fails: [`FailOpen`](super::FailOpen), [`FailClosed`](super::FailClosed), or an
     /// [`OnStoreError`](super::OnStoreError), such as a closure from the error.
+    ///
+    /// With the feature `metrics` such requests are counted (`tollgate_store_errors_total`), with
+    /// `tracing` they are told with the error, as warnings.
     #[must_use]
-    pub fn on_store_error<F2>(self, choice: F2) -> RateLimitLayer<L, E, R, F2> {
-        let Self { limiter, extractor, answers, .. } = self;
-        RateLimitLayer { limiter, extractor, answers, on_store_error: choice }
+    pub fn on_store_error<F2>(self, choice: F2) -> RateLimitLayer<L, Q, R, F2> {
+        let Self { limiters, question, answers, longest_wait } = self;
+        let answers = answers.with_choice(choice);
+        RateLimitLayer { limiters, question, answers, longest_wait }
+    }
+
+    /// The same, with requests held back until it is their turn, where that comes within
+    /// `longest`; only others are refused, and at once. A zero does not hold back anything.
+    ///
+    /// A request that a leaky bucket delays is held back so long, any other until there is
+    /// room for it. A client's requests that wait at the same time are not kept in order. This is
+    /// also how to keep to somebody else's limit: around a client, with a key for each host.
+    #[must_use]
+    pub fn wait(self, longest: Duration) -> Self {
+        let longest_wait = Some(longest).filter(|longest| !longest.is_zero());
+        Self { longest_wait, ..self }
     }
 }
 
-impl<L, E: Clone, R: Clone, F: Clone> Clone for RateLimitLayer<L, E, R, F> {
-    fn clone(&self) -> Self {
-        Self {
-            limiter: Arc::clone(&self.limiter),
-            extractor: self.extractor.clone(),
-            answers: self.answers.clone(),
-            on_store_error: self.on_store_error.clone(),
+impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
+    /// The same question, if there is a limiter to put it to.
+    pub(super) fn known<K>(&self, asked: Option<Asked<K>>) -> Result<Option<Asked<K>>, KeyError> {
+        match &asked {
+            Some(asked) if asked.limiter >= self.limiters.len() => Err(KeyError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("there is no limiter {} of {}", asked.limiter, self.limiters.len()),
+            )),
+            _ => Ok(asked),
         }
     }
 }
 
-impl<S, L, E: Clone, R: Clone, F: Clone> Layer<S> for RateLimitLayer<L, E, R, F> {
-    type Service = RateLimit<S, L, E, R, F>;
+impl<L: Describe, Q, R, F> RateLimitLayer<L, Q, R, F> {
+    /// The same, with the answers' fields in this style.
+    #[must_use]
+    pub fn headers(self, style: HeaderStyle) -> Self {
+        let answers = self.answers.with_fields(fields(&self.limiters, style));
+        Self { answers, ..self }
+    }
+}
+
+impl<L, Q: Clone, R: Clone, F: Clone> Clone for RateLimitLayer<L, Q, R, F> {
+    fn clone(&self) -> Self {
+        Self {
+            limiters: Arc::clone(&self.limiters),
+            question: self.question.clone(),
+            answers: self.answers.clone(),
+            longest_wait: self.longest_wait,
+        }
+    }
+}
+
+impl<S, L, Q: Clone, R: Clone, F: Clone> Layer<S> for RateLimitLayer<L, Q, R, F> {
+    type Service = RateLimit<S, L, Q, R, F>;
 
     fn layer(&self, inner: S) -> Self::Service {
         RateLimit { inner, layer: self.clone() }

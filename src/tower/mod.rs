@@ -103,15 +103,21 @@ mod future;
 mod headers;
 mod key;
 mod layer;
+mod observe;
+mod question;
+mod refusal;
 mod response;
 mod service;
+mod wait;
 
 pub use client_ip::{ClientIp, PeerIp, Trust};
 pub use failure::{FailClosed, FailOpen, NeverFails, OnStoreError, Undecided};
 pub use future::ResponseFuture;
+pub use headers::HeaderStyle;
 pub use key::{ApiKey, KeyError, KeyExtractor, KeyOr, MissingKey, RequestMethod, Shared};
 #[cfg(feature = "axum")]
 pub use key::{MatchedRoute, Route};
 pub use layer::RateLimitLayer;
-pub use response::{PlainText, Refusal, Refuse};
+pub use question::{Ask, Asked, FromRequest, NoneExempt, OneLimiter, OneUnit, Question};
+pub use refusal::{GrpcOnly, PlainText, ProblemJson, Refusal, Refuse, Rejection, Wanted};
 pub use service::RateLimit;

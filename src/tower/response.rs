@@ -1,138 +1,138 @@
-use super::future::Failed;
-use super::headers::{RateLimitFields, RateLimitValues, retry_after_seconds, set_retry_after};
+//! What becomes of requests once they are decided on.
+
+use super::failure::{OnStoreError, Undecided};
+use super::headers::{RateLimitFields, RateLimitValues, set_retry_after};
 use super::key::KeyError;
-use crate::algorithm::Description;
-use crate::decision::Decision;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use super::observe;
+use super::refusal::{Refusal, Refuse, Rejection, Wanted};
+use crate::decision::{Decision, Outcome};
+use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
+use std::fmt::Display;
 use std::sync::Arc;
 
-/// A request that is refused, and why.
-#[derive(Copy, Clone, Debug)]
-#[non_exhaustive]
-pub struct Refusal<'a> {
-    /// The limiter's decision: [`Denied`](crate::Outcome::Denied) or
-    /// [`Never`](crate::Outcome::Never).
-    pub decision: Decision,
-    /// The name of the limit that refuses, as it stands in the `RateLimit` field: the limit's
-    /// own; `default` for a single limit without one.
-    pub policy: &'a str,
-}
-
-/// Makes the answer to a request that is refused.
-///
-/// A closure is one. Whatever it returns, the layer adds `Retry-After` and the `RateLimit`
-/// fields, and puts the decision into the response's extensions.
-///
-/// ```
-/// use http::{Response, StatusCode};
-/// use tollgate::tower::{Refusal, Refuse};
-///
-/// fn assert_refuse<B, R: Refuse<B>>(_: &R) {}
-///
-/// assert_refuse::<String, _>(&|refusal: &Refusal<'_>| {
-///     let mut response = Response::new(format!("slow down: {}", refusal.policy));
-///     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-///     response
-/// });
-/// ```
-pub trait Refuse<B> {
-    /// The answer.
-    fn refuse(&self, refusal: &Refusal<'_>) -> Response<B>;
-}
-
-impl<F, B> Refuse<B> for F
-where
-    F: Fn(&Refusal<'_>) -> Response<B>,
-{
-    fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
-        self(refusal)
-    }
-}
-
-/// 429 Too Many Requests with a line of text; the default.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PlainText;
-
-impl<B: From<String>> Refuse<B> for PlainText {
-    fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
-        let text = match retry_after_seconds(&refusal.decision) {
-            Some(seconds) => format!("Too many requests: retry after {seconds} s.\n"),
-            None => "This request costs more than its limit ever allows.\n".to_owned(),
-        };
-        plain_text(StatusCode::TOO_MANY_REQUESTS, text)
-    }
-}
-
-/// What a layer's answers say of its limiter.
+/// What a layer's answers are made with: its refusals, and its choice for when the store fails.
 #[derive(Clone, Debug)]
-pub(super) struct Answers<R> {
-    fields: Arc<RateLimitFields>,
+pub struct Answers<R, F> {
+    /// For each of the limiters.
+    fields: Arc<[RateLimitFields]>,
     refusal: R,
+    on_store_error: F,
 }
 
-impl<R> Answers<R> {
-    pub(super) fn new(limits: &[Description], refusal: R) -> Self {
-        Self { fields: Arc::new(RateLimitFields::new(limits)), refusal }
+const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+impl<R, F> Answers<R, F> {
+    pub(super) fn new(fields: Arc<[RateLimitFields]>, refusal: R, on_store_error: F) -> Self {
+        Self { fields, refusal, on_store_error }
     }
 
-    pub(super) fn with_refusal<R2>(self, refusal: R2) -> Answers<R2> {
-        Answers { fields: self.fields, refusal }
+    pub(super) fn with_refusal<R2>(self, refusal: R2) -> Answers<R2, F> {
+        Answers { fields: self.fields, refusal, on_store_error: self.on_store_error }
     }
 
-    /// What becomes of a request once it is decided on, or could not be: it is passed on, and the
-    /// fields are for its answer; or it is answered here.
-    pub(super) fn judge<ReqBody, ResBody>(
+    pub(super) fn with_fields(self, fields: Arc<[RateLimitFields]>) -> Self {
+        Self { fields, ..self }
+    }
+
+    pub(super) fn with_choice<F2>(self, on_store_error: F2) -> Answers<R, F2> {
+        Answers { fields: self.fields, refusal: self.refusal, on_store_error }
+    }
+
+    /// What becomes of a request that a limiter has decided on, or could not: it is passed on, and
+    /// the fields are for its answer; or it is answered here.
+    pub(super) fn judge<ReqBody, ResBody, E>(
         &self,
-        decided: Result<Decision, Failed<Response<ResBody>>>,
+        decided: Result<Decision, E>,
+        limiter: usize,
         request: Request<ReqBody>,
     ) -> Verdict<ReqBody, ResBody>
     where
         R: Refuse<ResBody>,
+        F: OnStoreError<E, ResBody>,
+        E: Display,
     {
         match decided {
-            Ok(decision) => self.admit(decision, request),
-            Err(Some(answer)) => Verdict::Answer(answer),
-            Err(None) => Verdict::PassOn(request, None),
+            Ok(decision) => self.admit(decision, &self.fields[limiter], request),
+            Err(error) => {
+                observe::failed(&error);
+                match self.on_store_error.on_store_error(&error) {
+                    Undecided::PassOn => Verdict::PassOn(request, None),
+                    Undecided::Unavailable => Verdict::Answer(self.unavailable(&request)),
+                    Undecided::Answer(response) => Verdict::Answer(response),
+                }
+            }
         }
     }
 
     fn admit<ReqBody, ResBody>(
         &self,
         decision: Decision,
+        fields: &RateLimitFields,
         mut request: Request<ReqBody>,
     ) -> Verdict<ReqBody, ResBody>
     where
         R: Refuse<ResBody>,
     {
-        let fields = self.fields.values(&decision);
+        let policy = fields.name(&decision);
+        observe::decided(&decision, policy);
+        let values = fields.values(&decision);
         if decision.is_allowed() {
             request.extensions_mut().insert(decision);
-            return Verdict::PassOn(request, Some(fields));
+            return Verdict::PassOn(request, Some(values));
         }
-        let refusal = Refusal { decision, policy: self.fields.name(&decision) };
-        let mut response = self.refusal.refuse(&refusal);
-        set_retry_after(&decision, response.headers_mut());
-        fields.append_to(response.headers_mut());
+        let wanted = Wanted::by(&request);
+        let mut response = self.refusal.refuse(&Refusal { decision, policy, wanted });
+        let headers = response.headers_mut();
+        set_retry_after(&decision, headers);
+        if wanted == Wanted::Grpc {
+            headers.insert(GRPC_RETRY_PUSHBACK, pushback(&decision));
+        }
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        values.append_to(headers);
         response.extensions_mut().insert(decision);
         Verdict::Answer(response)
+    }
+
+    /// The answer to a request whose key cannot be told.
+    pub(super) fn keyless<ReqBody, ResBody>(
+        &self,
+        error: &KeyError,
+        request: &Request<ReqBody>,
+    ) -> Response<ResBody>
+    where
+        R: Refuse<ResBody>,
+    {
+        let (status, text) = (error.status(), error.text());
+        self.refusal.reject(&Rejection { status, text, wanted: Wanted::by(request) })
+    }
+
+    fn unavailable<ReqBody, ResBody>(&self, request: &Request<ReqBody>) -> Response<ResBody>
+    where
+        R: Refuse<ResBody>,
+    {
+        let mut response = self.refusal.reject(&Rejection {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            text: "The rate limit cannot be checked: retry after 1 s.",
+            wanted: Wanted::by(request),
+        });
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+    }
+}
+
+/// Milliseconds, rounded up; -1 tells a client of gRPC not to try again.
+fn pushback(decision: &Decision) -> HeaderValue {
+    match decision.outcome() {
+        Outcome::Denied(wait) => {
+            let millis = wait.as_micros().div_ceil(1_000);
+            HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX))
+        }
+        _ => HeaderValue::from_static("-1"),
     }
 }
 
 pub(super) enum Verdict<ReqBody, ResBody> {
     PassOn(Request<ReqBody>, Option<RateLimitValues>),
     Answer(Response<ResBody>),
-}
-
-/// The answer to a request whose key cannot be told.
-pub(super) fn keyless<B: From<String>>(error: &KeyError) -> Response<B> {
-    plain_text(error.status(), format!("{error}\n"))
-}
-
-pub(super) fn plain_text<B: From<String>>(status: StatusCode, text: String) -> Response<B> {
-    let mut response = Response::new(B::from(text));
-    *response.status_mut() = status;
-    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
 }

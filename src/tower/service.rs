@@ -1,11 +1,14 @@
-use super::failure::{OnStoreError, Undecided};
-use super::future::{Failed, ResponseFuture};
-use super::key::KeyExtractor;
+use super::failure::OnStoreError;
+use super::future::ResponseFuture;
 use super::layer::RateLimitLayer;
-use super::response::{Refuse, keyless};
+use super::question::{Asked, Question};
+use super::refusal::Refuse;
+use super::response::Verdict;
+use super::wait;
 use crate::limiter::RateLimiter;
 use crate::operation::Operation;
 use http::{Request, Response};
+use std::fmt::Display;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,31 +18,28 @@ use tower_service::Service;
 ///
 /// The response and the error are the inner service's: a refusal is a response.
 #[derive(Debug)]
-pub struct RateLimit<S, L, E, R, F> {
+pub struct RateLimit<S, L, Q, R, F> {
     pub(super) inner: S,
-    pub(super) layer: RateLimitLayer<L, E, R, F>,
+    pub(super) layer: RateLimitLayer<L, Q, R, F>,
 }
 
-impl<S: Clone, L, E: Clone, R: Clone, F: Clone> Clone for RateLimit<S, L, E, R, F> {
+impl<S: Clone, L, Q: Clone, R: Clone, F: Clone> Clone for RateLimit<S, L, Q, R, F> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone(), layer: self.layer.clone() }
     }
 }
 
-const ONE_REQUEST: Operation = Operation::Check(1);
-
-impl<S, L, E, R, F, ReqBody, ResBody> Service<Request<ReqBody>> for RateLimit<S, L, E, R, F>
+impl<S, L, Q, R, F, ReqBody, ResBody> Service<Request<ReqBody>> for RateLimit<S, L, Q, R, F>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
-    L: RateLimiter<E::Key> + 'static,
-    E: KeyExtractor<ReqBody, Key: Send + Sync + 'static> + Clone,
+    L: RateLimiter<Q::Key, Error: Display + Send> + 'static,
+    Q: Question<ReqBody, Key: Send + Sync + 'static> + Clone,
     R: Refuse<ResBody> + Clone,
-    F: OnStoreError<L::Error, ResBody> + Clone + Send + Sync + 'static,
-    ResBody: From<String>,
+    F: OnStoreError<L::Error, ResBody> + Clone,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S, ReqBody, R>;
+    type Future = ResponseFuture<S, ReqBody, R, F, L::Error>;
 
     /// Ready when the inner service is. No unit is taken here: it may never be called.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -47,31 +47,36 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let key = match self.layer.extractor.extract(&request) {
-            Ok(key) => key,
-            Err(error) => return ResponseFuture::answered(keyless(&error)),
+        let answers = &self.layer.answers;
+        let asked = self.layer.question.question(&request);
+        let Asked { key, cost, limiter } = match asked.and_then(|asked| self.layer.known(asked)) {
+            Ok(Some(asked)) => asked,
+            Ok(None) => {
+                return ResponseFuture::decided(Verdict::PassOn(request, None), &mut self.inner);
+            }
+            Err(error) => {
+                let answer = Verdict::Answer(answers.keyless(&error, &request));
+                return ResponseFuture::decided(answer, &mut self.inner);
+            }
         };
-        if let Some(decided) = self.layer.limiter.decide_now(&key, ONE_REQUEST) {
-            let decided = decided.map_err(|error| failed(&self.layer.on_store_error, &error));
-            let verdict = self.layer.answers.judge(decided, request);
+        let operation = Operation::Check(cost);
+        if self.layer.longest_wait.is_none()
+            && let Some(decided) = self.layer.limiters[limiter].decide_now(&key, operation)
+        {
+            let verdict = answers.judge(decided, limiter, request);
             return ResponseFuture::decided(verdict, &mut self.inner);
         }
-        let limiter = Arc::clone(&self.layer.limiter);
-        let on_store_error = self.layer.on_store_error.clone();
+        let limiters = Arc::clone(&self.layer.limiters);
+        let longest_wait = self.layer.longest_wait;
         let deciding = Box::pin(async move {
-            let decided = limiter.decide(&key, ONE_REQUEST).await;
-            decided.map_err(|error| failed(&on_store_error, &error))
+            match longest_wait {
+                None => limiters[limiter].decide(&key, operation).await,
+                Some(longest) => wait::decide(&*limiters[limiter], &key, cost, longest).await,
+            }
         });
         // The service that was polled ready is the one to call later.
         let unpolled = self.inner.clone();
         let inner = mem::replace(&mut self.inner, unpolled);
-        ResponseFuture::deciding(deciding, inner, request, self.layer.answers.clone())
-    }
-}
-
-fn failed<E, B>(choice: &impl OnStoreError<E, B>, error: &E) -> Failed<Response<B>> {
-    match choice.on_store_error(error) {
-        Undecided::PassOn => None,
-        Undecided::Answer(response) => Some(response),
+        ResponseFuture::deciding(deciding, limiter, inner, request, answers.clone())
     }
 }
