@@ -180,3 +180,171 @@ async fn the_routes_answer() {
     assert_eq!(get(&http1(), server.url("/nowhere")).await.status(), StatusCode::NOT_FOUND);
     assert_eq!(hits(&http1(), &server).await, 6);
 }
+
+/// How many of the requests with these headers, told by their number, are served.
+async fn served(
+    options: &[&str],
+    requests: usize,
+    headers: impl Fn(usize) -> Vec<(&'static str, String)>,
+) -> usize {
+    let policy = ["--policy", "token_bucket 1/min burst 3"];
+    let server = Server::start(&[&policy, options].concat());
+    let client = http1();
+    let mut served = 0;
+    for n in 0..requests {
+        let mut request = client.get(server.url("/"));
+        for (name, value) in headers(n) {
+            request = request.header(name, value);
+        }
+        let status = request.send().await.unwrap().status();
+        assert!(status == 200 || status == 429, "{status}");
+        served += usize::from(status == 200);
+    }
+    served
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_the_last_address_it_did_not_write_itself_is_the_key() {
+    let trust = ["--trust", "127.0.0.1/32"];
+    let forged = |n: usize| vec![("x-forwarded-for", format!("198.51.100.{n}, 203.0.113.7"))];
+    assert_eq!(served(&trust, 20, forged).await, 3);
+    let several = |n: usize| vec![("x-forwarded-for", format!("203.0.113.{}", n % 2))];
+    assert_eq!(served(&trust, 20, several).await, 6);
+    let lines = |n: usize| {
+        let forged = ("x-forwarded-for", format!("198.51.100.{n}"));
+        vec![forged, ("x-forwarded-for", "203.0.113.7".to_owned())]
+    };
+    assert_eq!(served(&trust, 20, lines).await, 3);
+    assert_eq!(served(&["--trust", "10.0.0.0/8"], 20, several).await, 3, "not our proxy");
+    let two =
+        |n: usize| vec![("x-forwarded-for", format!("1.1.1.{n}, 203.0.113.{}, 10.0.0.1", n % 2))];
+    assert_eq!(served(&["--hops", "2"], 20, two).await, 6);
+    let mapped = |n: usize| {
+        let address = ["203.0.113.7", "::ffff:203.0.113.7", "[::ffff:203.0.113.7]:80"][n % 3];
+        vec![("x-forwarded-for", address.to_owned())]
+    };
+    assert_eq!(served(&trust, 20, mapped).await, 3);
+    let rotating = |n: usize| vec![("x-forwarded-for", format!("2001:db8:0:0:{n}::{n}"))];
+    assert_eq!(served(&trust, 20, rotating).await, 3, "one /64");
+    let wide = |n: usize| vec![("x-forwarded-for", format!("2001:db8:0:{:x}00::1", n % 2))];
+    assert_eq!(served(&trust, 20, wide).await, 6);
+    let options = ["--trust", "127.0.0.1", "--ipv6-prefix", "48"];
+    assert_eq!(served(&options, 20, wide).await, 3);
+}
+
+#[tokio::test]
+async fn each_deployment_has_its_one_header() {
+    let trust = ["--trust", "127.0.0.1/32", "--forwarded"];
+    let all = |n: usize| {
+        let forged = format!("198.51.100.{n}");
+        vec![
+            ("x-forwarded-for", forged.clone()),
+            ("forwarded", format!("for={forged}, for=\"203.0.113.7:{n}\"")),
+            ("cf-connecting-ip", format!("203.0.113.{}", n % 2)),
+            ("x-real-ip", forged.clone()),
+            ("x-real-ip", forged),
+        ]
+    };
+    assert_eq!(served(&[&trust[..], &["forwarded"]].concat(), 20, all).await, 3);
+    assert_eq!(served(&[&trust[..], &["cf-connecting-ip"]].concat(), 20, all).await, 6);
+    assert_eq!(served(&[&trust[..], &["x-real-ip"]].concat(), 20, all).await, 3, "there twice");
+    assert_eq!(served(&[&trust[..], &["x-forwarded-for"]].concat(), 20, all).await, 20);
+}
+
+#[tokio::test]
+async fn monstrous_headers_are_nobodys_key_and_take_no_time() {
+    let trust = ["--trust", "127.0.0.1/32", "--forwarded"];
+    let monsters = [
+        ",".repeat(10_000),
+        "10.0.0.1,".repeat(1_000),
+        format!("{}127.0.0.1", "127.0.0.1, ".repeat(900)),
+        "\"".repeat(10_000),
+        "\\\"".repeat(5_000),
+        "for=\"".repeat(2_000),
+        "for=127.0.0.1;".repeat(900),
+        "unknown, _hidden, [::1, ::1%eth0, 1.2.3.4:99999999, 1.2.3, \"\"".to_owned(),
+    ];
+    for header in ["x-forwarded-for", "forwarded", "x-real-ip"] {
+        for monster in &monsters {
+            let value = monster.clone();
+            let name: &'static str = header;
+            let headers = move |_: usize| vec![(name, value.clone())];
+            let served = served(&[&trust[..], &[header]].concat(), 5, headers).await;
+            assert_eq!(served, 3, "{header}: {}", &monster[..monster.len().min(40)]);
+        }
+    }
+    // More than the server reads of headers is for the server to refuse.
+    let server = Server::start(&["--policy", "100/min", "--trust", "127.0.0.1/32"]);
+    let huge = "1.1.1.1,".repeat(64 * 1024 / 8);
+    let request = http1().get(server.url("/")).header("x-forwarded-for", huge);
+    let status = request.send().await.unwrap().status();
+    assert!(status == 200 || status == 431, "{status}");
+}
+
+#[tokio::test]
+async fn answers_are_in_the_style_that_is_asked_for() {
+    let fields = [
+        "ratelimit-policy",
+        "ratelimit",
+        "ratelimit-limit",
+        "ratelimit-remaining",
+        "ratelimit-reset",
+        "x-ratelimit-limit",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+    ];
+    let n = "none";
+    let table = [
+        ("draft-11", [r#""api";q=3;w=180"#, r#""api";r=2;t=60"#, n, n, n, n, n, n]),
+        ("draft-7", ["3;w=180", "limit=3, remaining=2, reset=60", n, n, n, n, n, n]),
+        ("draft-6", ["3;w=180", n, "3", "2", "60", n, n, n]),
+        ("legacy-delta", [n, n, n, n, n, "3", "2", "60"]),
+        ("none", [n; 8]),
+    ];
+    for (style, expected) in table {
+        let policy = ["--policy", "token_bucket 1/min burst 3", "--name", "api"];
+        let server = Server::start(&[&policy[..], &["--headers", style]].concat());
+        let response = get(&http1(), server.url("/")).await;
+        for (field, expected) in fields.iter().zip(expected) {
+            assert_eq!(header(&response, field), expected, "{style}: {field}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_problems_that_name_the_policy() {
+    let policy = ["--policy", "token_bucket 1/min burst 3", "--name", "api"];
+    let server = Server::start(&[&policy[..], &["--cost-header", "x-cost"]].concat());
+    let client = http1();
+    let ask =
+        async |cost: &str| client.get(server.url("/")).header("x-cost", cost).send().await.unwrap();
+    assert_eq!(ask("3").await.status(), 200);
+    let refused = ask("1").await;
+    assert_eq!(refused.status(), 429);
+    assert_eq!(header(&refused, "retry-after"), "60");
+    assert_eq!(header(&refused, "cache-control"), "no-store");
+    assert_eq!(header(&refused, "content-type"), "application/problem+json");
+    let problem: serde_json::Value = serde_json::from_str(&refused.text().await.unwrap()).unwrap();
+    assert_eq!(problem["violated-policies"], serde_json::json!(["api"]));
+    assert_eq!(problem["status"], 429);
+    let never = ask("4").await;
+    assert_eq!((never.status().as_u16(), header(&never, "retry-after")), (429, "none"));
+    let head = client.head(server.url("/")).send().await.unwrap();
+    assert_eq!((head.status().as_u16(), header(&head, "retry-after")), (429, "60"));
+    assert_ne!(header(&head, "content-length"), "0");
+    assert_eq!(ask("0").await.status(), 200, "a cost of nothing is free");
+}
+
+#[tokio::test]
+async fn requests_are_held_back_where_that_is_asked_for() {
+    let server = Server::start(&["--policy", "leaky_bucket 10/s capacity 5", "--wait", "2000"]);
+    let client = http1();
+    let started = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(get(&client, server.url("/")).await.status(), 200);
+    }
+    assert!(started.elapsed() >= Duration::from_millis(490), "{:?}", started.elapsed());
+    let server = Server::start(&["--policy", "token_bucket 1/h", "--wait", "100"]);
+    assert_eq!(get(&client, server.url("/")).await.status(), 200);
+    assert_eq!(get(&client, server.url("/")).await.status(), 429);
+}

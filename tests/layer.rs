@@ -287,6 +287,7 @@ async fn a_head_is_answered_without_a_body() {
     let problem = exhausted(ProblemJson::default()).oneshot(head()).await.unwrap();
     assert_eq!(problem.status(), 429);
     assert_eq!(problem.headers()["content-type"], "application/problem+json");
+    assert_ne!(problem.headers()["content-length"], "0", "what a GET's would be");
     assert_eq!(text(problem).await, "");
     let plain = exhausted(PlainText).oneshot(head()).await.unwrap();
     assert_eq!(plain.headers()["content-type"], "text/plain; charset=utf-8");

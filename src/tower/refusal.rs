@@ -2,7 +2,7 @@
 
 use super::headers::retry_after_seconds;
 use crate::decision::Decision;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -228,9 +228,12 @@ fn respond<B: From<String>>(
         return grpc(status, reason, B::from(String::new()));
     }
     let (content_type, body) = content();
+    let length = HeaderValue::from(body.len());
     let body = if wanted == Wanted::HttpHead { String::new() } else { body };
     let mut response = Response::new(B::from(body));
     *response.status_mut() = status;
+    // A HEAD is told the length that a GET's body would have.
+    response.headers_mut().insert(CONTENT_LENGTH, length);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
