@@ -11,14 +11,14 @@ use tollgate::{
 };
 
 /// One unit, and then a pause.
-struct Cooldown {
+pub(crate) struct Cooldown {
     pause_micros: u64,
 }
 
 /// When the next unit may be taken, and when this was written: an earlier instant, from a clock
 /// that went backwards, reads as that one.
 #[derive(Default)]
-struct Rest {
+pub(crate) struct Rest {
     until: Tick,
     since: Tick,
 }
@@ -30,7 +30,7 @@ impl Rest {
 }
 
 impl Cooldown {
-    fn new(pause: Duration) -> Self {
+    pub(crate) fn new(pause: Duration) -> Self {
         Self { pause_micros: pause.as_micros().try_into().expect("a pause below 500,000 years") }
     }
 }
@@ -67,9 +67,14 @@ impl Algorithm for Cooldown {
 
     fn give_back(&self, state: &mut Rest, n: u64, now: Tick) {
         let pauses = self.pause_micros.saturating_mul(n);
-        let left = state.left(now).saturating_sub(pauses);
-        state.since = now.max(state.since);
-        state.until = state.since.saturating_add(left);
+        *state = match state.left(now).saturating_sub(pauses) {
+            // Where nothing is left, not even the time is.
+            0 => Rest::default(),
+            left => {
+                let since = now.max(state.since);
+                Rest { until: since.saturating_add(left), since }
+            }
+        };
     }
 
     fn fresh_after(&self, state: &Rest, now: Tick) -> u64 {
@@ -81,7 +86,7 @@ impl Algorithm for Cooldown {
 #[cfg(feature = "redis")]
 mod in_redis {
     use super::{Cooldown, Rest};
-    use tollgate::{Numbers, Script, Scripted, StoredState, Tick};
+    use tollgate::{Script, ScriptCall, Scripted, StoredState, Tick};
 
     const COOLDOWN: Script = Script::new(
         "cooldown",
@@ -108,7 +113,7 @@ rest_until, since = rest_until + n * pause, now
 
 --@ give_back
 rest_until, since = rest_until - n * pause, now
-if rest_until < now then rest_until = now end
+if rest_until <= now then rest_until, since = 0, 0 end
 
 --@ fresh_after
 local fresh_after = rest_until - now
@@ -119,12 +124,8 @@ local state = struct.pack('<dd', rest_until, since)
     );
 
     impl Scripted for Cooldown {
-        fn scripts(&self, scripts: &mut Vec<Script>) {
-            scripts.push(COOLDOWN);
-        }
-
-        fn write_numbers(&self, numbers: &mut Numbers) {
-            numbers.push(self.pause_micros);
+        fn script(&self, call: &mut ScriptCall) {
+            call.limit(COOLDOWN, &[self.pause_micros]);
         }
 
         fn read_state(&self, stored: &mut StoredState<'_>) -> Option<Rest> {

@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// Any [`RateLimiter`] for keys of type `K`, its own type forgotten: for a field or a function
 /// that takes limiters of several kinds. Its clones are one limiter.
 ///
+/// A key type with a lifetime in it is one that all keys must have: for borrowed parts, take a
+/// `BoxRateLimiter<(String, u64)>`, or `for<'a> RateLimiter<(&'a str, u64)>` without a box.
+///
 /// To choose an *algorithm* at run time there is no need for it: a
 /// [`Policy`](crate::Policy) does that.
 ///

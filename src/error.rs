@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Why something could not be built or done.
 ///
 /// A refusal is not an error: it is a [`Decision`](crate::Decision). Errors are wrong settings
-/// and texts, and each says what was expected instead.
+/// and texts, each with what was expected instead, and stores that cannot be asked.
 ///
 /// ```
 /// use tollgate::Policy;

@@ -72,6 +72,7 @@
 //!
 //! With the `redis` feature, `Limiter::with_store(algorithm, Redis::connect(url).await?)` keeps
 //! the states in Redis: the same algorithms, with the same decisions, each by one script call.
+//! Its decisions are awaited, through the trait [`RateLimiter`]; there is no sync form of them.
 //!
 //! # Time
 //!
@@ -89,6 +90,8 @@
 //! | `axum` | the middleware finds the peer's address where axum leaves it |
 //! | `redis` | the store in Redis or Valkey: `Redis::connect` |
 //! | `redis-cluster` | the same in a Redis Cluster: `Redis::connect_cluster` |
+//! | `metrics` | counts of the middleware's decisions, and of its store's failures |
+//! | `tracing` | events of its refusals and of its store's failures |
 //! | `serde` | quotas and policies in configuration files |
 
 /// The README's examples.
@@ -116,7 +119,7 @@ pub use algorithm::{
     Wait,
 };
 #[cfg(feature = "redis")]
-pub use algorithm::{Numbers, Script, Scripted, StoredState};
+pub use algorithm::{Script, ScriptCall, Scripted, StoredState};
 pub use boxed::BoxRateLimiter;
 #[cfg(feature = "memory")]
 pub use clock::MonotonicClock;

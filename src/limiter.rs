@@ -113,9 +113,9 @@ pub trait Describe: Send + Sync {
 /// }
 /// ```
 ///
-/// Any `Hash` type is a key, borrowed: strings, numbers, addresses, tuples of them. One
-/// limiter's keys are one namespace: `"1"` and `1` are two keys, `"a"` and `String::from("a")`
-/// one.
+/// In process, any `Hash` type is a key, borrowed: strings, numbers, addresses, tuples of them.
+/// One limiter's keys are one namespace: `"1"` and `1` are two keys, `"a"` and
+/// `String::from("a")` one. In Redis, a key is what it writes: see `RedisKey`.
 ///
 /// Share a limiter between threads by reference or in an [`Arc`](std::sync::Arc). As the field
 /// of a struct its type is `Limiter<TokenBucket>`, or `Limiter<Policy>` for limits that are
@@ -268,8 +268,10 @@ mod in_process {
         }
 
         /// Charges `n` units, whether they are there or not: for costs that are known only
-        /// afterwards. What was not there is a debt, worked off before anything is allowed
-        /// again. It is never refused.
+        /// afterwards. What was not there is a debt. It is never refused.
+        ///
+        /// A bucket works a debt off before anything is allowed again. In a window or a log, units
+        /// on top count as long as any others do, and are then forgotten.
         ///
         /// A bucket's debt is at most what it works off in fifty years; other algorithms count
         /// up to 2^45 - 1 units.

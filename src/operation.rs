@@ -26,8 +26,9 @@ pub enum Operation {
     Peek(u64),
     /// Take as many units as there are, up to so many. Refused only where there is not one.
     TakeUpTo(u64),
-    /// Charge so many units whether they are there or not. What was not there is a debt, and
-    /// must be worked off before anything is allowed again.
+    /// Charge so many units whether they are there or not. What was not there is a debt: a bucket
+    /// works it off before anything is allowed again, in a window or a log it counts as long as
+    /// any other units do.
     Debit(u64),
     /// Give back so many units, never more than were taken, and in an algorithm with windows
     /// only into the present one.

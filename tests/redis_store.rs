@@ -202,3 +202,66 @@ async fn a_long_log_decides_as_in_process() {
         }
     }
 }
+
+/// Two limits of one algorithm, in two orders, alternating on one key, as in a rolling deploy: no
+/// state is read as the other's.
+#[tokio::test]
+async fn limits_that_change_places_do_not_change_states() {
+    let texts = [
+        ["sliding_log 10/min", "sliding_log 3/s"],
+        ["minute: sliding_log 10/min", "second: sliding_log 3/s"],
+    ];
+    for [minute, second] in texts {
+        let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
+        let store = connect(&SHARED).await.client_time(clock.clone());
+        let order = |text: String| Limiter::with_store(parse(&text), store.clone());
+        let orders = [order(format!("{minute}; {second}")), order(format!("{second}; {minute}"))];
+        for limiter in &orders {
+            for _ in 0..10 {
+                let _ = limiter.check_n("k", 2).await.unwrap();
+                clock.advance(Duration::from_secs(1));
+            }
+            let minute = limiter.check("k").await.unwrap();
+            assert!(!minute.is_allowed(), "the minute is used up");
+        }
+        for limiter in &orders {
+            assert!(!limiter.check("k").await.unwrap().is_allowed());
+        }
+    }
+}
+
+#[allow(dead_code, reason = "its main function")]
+#[path = "../examples/own_algorithm.rs"]
+mod own_algorithm;
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    /// The example of an own algorithm keeps its promise, alone and in a set.
+    #[test]
+    fn an_own_algorithm_decides_in_redis_as_in_process(trace in jumping_trace(60)) {
+        let runtime = Runtime::new().unwrap();
+        let cooldown = || own_algorithm::Cooldown::new(Duration::from_millis(200));
+        let set = || All((cooldown(), SlidingLog::new(Quota::per_minute(5))));
+        let clock = ManualClock::new(Tick::from_micros(0));
+        let store = runtime.block_on(connect(&SHARED)).client_time(clock.clone()).min_ttl(MINUTE);
+        let in_redis =
+            (Limiter::with_store(cooldown(), store.clone()), Limiter::with_store(set(), store));
+        let in_process = (
+            Limiter::with_clock(cooldown(), clock.clone()),
+            Limiter::with_clock(set(), clock.clone()),
+        );
+        for (now, operation) in trace {
+            // Debts of centuries are not its concern.
+            let operation = match operation {
+                Operation::Debit(n) => Operation::Debit(n.min(100)),
+                other => other,
+            };
+            clock.set(Tick::from_micros(now));
+            let alone = runtime.block_on(in_redis.0.decide("k", operation)).unwrap();
+            prop_assert_eq!(alone, in_process.0.decide("k", operation), "{:?} at {}", operation, now);
+            let set = runtime.block_on(in_redis.1.decide("k", operation)).unwrap();
+            prop_assert_eq!(set, in_process.1.decide("k", operation), "{:?} at {}", operation, now);
+        }
+    }
+}

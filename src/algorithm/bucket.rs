@@ -155,17 +155,14 @@ impl Bucket {
 #[cfg(feature = "redis")]
 mod in_redis {
     use super::{Bucket, BucketState};
-    use crate::algorithm::{Numbers, Script, StoredState};
+    use crate::algorithm::{Script, ScriptCall, StoredState};
     use crate::clock::Tick;
 
-    pub(in crate::algorithm) const SCRIPT: Script =
-        Script::new("bucket", include_str!("bucket.lua"));
+    const SCRIPT: Script = Script::new("bucket", include_str!("bucket.lua"));
 
     impl Bucket {
-        pub(in crate::algorithm) fn write_numbers(&self, numbers: &mut Numbers) {
-            for number in [self.units, self.ticks, self.capacity, self.max_used] {
-                numbers.push(number);
-            }
+        pub(in crate::algorithm) fn script(&self, call: &mut ScriptCall) {
+            call.limit(SCRIPT, &[self.units, self.ticks, self.capacity, self.max_used]);
         }
     }
 
@@ -178,5 +175,3 @@ mod in_redis {
         }
     }
 }
-#[cfg(feature = "redis")]
-pub(super) use in_redis::SCRIPT;

@@ -105,13 +105,10 @@ impl Algorithm for FixedWindow {
 
 #[cfg(feature = "redis")]
 impl super::Scripted for FixedWindow {
-    fn scripts(&self, scripts: &mut Vec<super::Script>) {
-        scripts.push(super::Script::new("fixed_window", include_str!("fixed_window.lua")));
-    }
-
-    fn write_numbers(&self, numbers: &mut super::Numbers) {
-        numbers.push(self.0.count());
-        numbers.push(self.0.period_micros());
+    fn script(&self, call: &mut super::ScriptCall) {
+        const SCRIPT: super::Script =
+            super::Script::new("fixed_window", include_str!("fixed_window.lua"));
+        call.limit(SCRIPT, &[self.0.count(), self.0.period_micros()]);
     }
 
     fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<FixedWindowState> {

@@ -128,12 +128,8 @@ impl Algorithm for LeakyBucket {
 
 #[cfg(feature = "redis")]
 impl super::Scripted for LeakyBucket {
-    fn scripts(&self, scripts: &mut Vec<super::Script>) {
-        scripts.push(super::bucket::SCRIPT);
-    }
-
-    fn write_numbers(&self, numbers: &mut super::Numbers) {
-        self.bucket.write_numbers(numbers);
+    fn script(&self, call: &mut super::ScriptCall) {
+        self.bucket.script(call);
     }
 
     fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<BucketState> {

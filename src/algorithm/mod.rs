@@ -17,7 +17,7 @@ pub use leaky_bucket::LeakyBucket;
 #[cfg(feature = "redis")]
 pub(crate) use scripted::MAX_NUMBER;
 #[cfg(feature = "redis")]
-pub use scripted::{Numbers, Script, Scripted, StoredState};
+pub use scripted::{Script, ScriptCall, Scripted, StoredState};
 pub use sliding_log::{SlidingLog, SlidingLogState};
 pub use sliding_window_counter::{SlidingWindowCounter, SlidingWindowCounterState};
 pub use token_bucket::TokenBucket;
@@ -60,8 +60,9 @@ pub trait Algorithm: Send + Sync {
     /// Records that `n` units, 1 or more, are taken, whether there is room for them or not.
     fn take(&self, state: &mut Self::State, n: u64, now: Tick);
 
-    /// Records that `n` units, 1 or more, were not used after all; never beyond a fresh state, and never
-    /// into another window than the one of `now`.
+    /// Records that `n` units, 1 or more, were not used after all; never beyond a fresh state, and
+    /// never into another window than the one of `now`. Where nothing is left that is used, the
+    /// state becomes [`fresh`](Self::fresh), without even a time, as if it had been dropped.
     fn give_back(&self, state: &mut Self::State, n: u64, now: Tick);
 
     /// Microseconds until this state says nothing that a fresh one would not say, if nothing

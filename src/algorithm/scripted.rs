@@ -1,6 +1,7 @@
 //! The half of an algorithm that runs in Redis.
 
 use super::{Algorithm, All};
+use std::fmt::Write;
 
 /// An [`Algorithm`] that also runs in Redis: by a few lines of Lua that do there what its
 /// functions do here.
@@ -12,15 +13,57 @@ use super::{Algorithm, All};
 ///
 /// `examples/own_algorithm.rs` does it in full. See [`Script`] for what the Lua must do.
 pub trait Scripted: Algorithm {
-    /// Adds the script of this algorithm; in a set, those of all its limits, in order.
-    fn scripts(&self, scripts: &mut Vec<Script>);
+    /// Adds the script of this algorithm with the settings that it reads; in a set, those of all
+    /// its limits, in order.
+    fn script(&self, call: &mut ScriptCall);
 
-    /// Adds the settings that the script reads from `numbers`.
-    fn write_numbers(&self, numbers: &mut Numbers);
-
-    /// Reads the state as the script's `write` section (or `view`, where it has one) packed
-    /// it; `None` where it cannot be one.
+    /// Reads the state as the script's `write` section packed it, or as its `view` section did,
+    /// where it has one; `None` where it cannot be one.
     fn read_state(&self, stored: &mut StoredState<'_>) -> Option<Self::State>;
+}
+
+/// What a call runs: the scripts of the limits, and their settings.
+#[derive(Debug, Default)]
+pub struct ScriptCall {
+    pub(crate) limits: Vec<Script>,
+    /// What tells the states of these limits from others': a part of every key.
+    pub(crate) shape: String,
+    /// Where the last limit begins in it.
+    last: usize,
+    /// What the script unpacks: doubles.
+    pub(crate) numbers: Vec<u8>,
+}
+
+impl ScriptCall {
+    /// Adds a limit: its script, and the settings in the order in which that reads them. What is
+    /// larger than 2^53 - 1 is taken to be that.
+    pub fn limit(&mut self, script: Script, settings: &[u64]) {
+        if !self.limits.is_empty() {
+            self.shape.push('+');
+        }
+        self.last = self.shape.len();
+        self.shape += script.name;
+        // Two limits of one kind must not change places, as their states would.
+        if self.limits.iter().any(|other| other.name == script.name) {
+            write!(self.shape, "{settings:?}").expect("a String takes it");
+        }
+        self.limits.push(script);
+        settings.iter().for_each(|setting| self.number(*setting));
+    }
+
+    /// Names the limit that was added last: by that it is told from others of its kind, whatever
+    /// their settings.
+    pub(crate) fn name_last(&mut self, name: &str) {
+        let script = self.limits.last().expect("a limit is named once it is added");
+        self.shape.truncate(self.last);
+        write!(self.shape, "{name}={}", script.name).expect("a String takes it");
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
+    pub(crate) fn number(&mut self, number: u64) {
+        let number = number.min(MAX_NUMBER) as f64;
+        self.numbers.extend_from_slice(&number.to_le_bytes());
+    }
 }
 
 /// An algorithm in Lua, as sections that a script is composed of.
@@ -32,22 +75,27 @@ pub trait Scripted: Algorithm {
 /// |---|---|---|
 /// | `room` | reads the settings and the state | `room`: units that can be taken now |
 /// | `take` | records that `n` units, 1 or more, are taken | |
-/// | `give_back` | records that `n` units, 1 or more, are returned | |
-/// | `fresh_after` | tells when all of it is past | `fresh_after`: in microseconds from `now` |
+/// | `give_back` | records that `n` units, 1 or more, are returned; where nothing is left, as a fresh state | |
+/// | `fresh_after` | tells when all of it is past | `fresh_after`: in microseconds from `now`; 0 or less where it is |
 /// | `write` | packs the state | `state`: a string |
+/// | `view` (optional) | packs what [`Scripted::read_state`] reads, where that is not the state | `seen`: a string |
 ///
 /// What they find:
 ///
 /// - `now`: the instant, in microseconds since the Unix epoch.
-/// - `numbers` and `at`: the settings, and the place of the first one. A section reads them
-///   by `struct.unpack('<d', numbers, at)`, and leaves the place behind them in `at`.
+/// - `numbers` and `at`: the settings, and the place of the first one. `room` reads them by
+///   `struct.unpack('<d', numbers, at)`, and leaves the place behind them in `at`.
 /// - `stored` and `pos`: what is stored, or `false`, and the place of the first byte of this
-///   state. A section leaves the place behind the state in `pos`.
+///   state. `room` leaves the place behind the state in `pos`.
 /// - `follow`: true where the server's clock tells the time. If a state was written later than
 ///   `now`, the clock has gone back: `room` must then move all the state's instants back, and
 ///   set `moved = true`. Where `follow` is false, `room` sets `now` to that later instant.
 /// - `mul_div(a, b, m)`: the whole part of `a * b / m`, and the remainder; exact where `a` is
 ///   below 2^53, `b` and `m` below 2^45.
+///
+/// A state that says nothing is not stored, so it must not remember even the time: what would
+/// not be the same without it shows as a difference between memory and Redis. Hold your two
+/// halves against each other, with clocks that go back: `tests/redis_oracle.rs` does.
 ///
 /// Numbers are doubles, so whole ones are exact to 2^53. The state must have the same length
 /// always, or tell its length.
@@ -108,28 +156,8 @@ impl Script {
     }
 }
 
-/// Two of the same name and text are the same; a name is enough to tell most apart.
-impl std::hash::Hash for Script {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-    }
-}
-
 /// The end of the whole numbers of a double.
 pub(crate) const MAX_NUMBER: u64 = (1 << 53) - 1;
-
-/// The settings that a [`Script`] reads: whole numbers below 2^53.
-#[derive(Debug, Default)]
-pub struct Numbers(pub(crate) Vec<u8>);
-
-impl Numbers {
-    /// Adds a number, read by `<d`. What is larger than 2^53 - 1 is taken to be that.
-    #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
-    pub fn push(&mut self, number: u64) {
-        let number = number.min(MAX_NUMBER) as f64;
-        self.0.extend_from_slice(&number.to_le_bytes());
-    }
-}
 
 /// A state as a [`Script`] packed it, read from its beginning.
 #[derive(Debug)]
@@ -159,14 +187,9 @@ impl StoredState<'_> {
 }
 
 impl<A: Scripted, B: Scripted> Scripted for All<(A, B)> {
-    fn scripts(&self, scripts: &mut Vec<Script>) {
-        self.0.0.scripts(scripts);
-        self.0.1.scripts(scripts);
-    }
-
-    fn write_numbers(&self, numbers: &mut Numbers) {
-        self.0.0.write_numbers(numbers);
-        self.0.1.write_numbers(numbers);
+    fn script(&self, call: &mut ScriptCall) {
+        self.0.0.script(call);
+        self.0.1.script(call);
     }
 
     fn read_state(&self, stored: &mut StoredState<'_>) -> Option<Self::State> {
@@ -175,12 +198,8 @@ impl<A: Scripted, B: Scripted> Scripted for All<(A, B)> {
 }
 
 impl<A: Scripted> Scripted for All<Vec<A>> {
-    fn scripts(&self, scripts: &mut Vec<Script>) {
-        self.0.iter().for_each(|limit| limit.scripts(scripts));
-    }
-
-    fn write_numbers(&self, numbers: &mut Numbers) {
-        self.0.iter().for_each(|limit| limit.write_numbers(numbers));
+    fn script(&self, call: &mut ScriptCall) {
+        self.0.iter().for_each(|limit| limit.script(call));
     }
 
     fn read_state(&self, stored: &mut StoredState<'_>) -> Option<Self::State> {

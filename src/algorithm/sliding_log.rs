@@ -174,13 +174,10 @@ impl Algorithm for SlidingLog {
 
 #[cfg(feature = "redis")]
 impl super::Scripted for SlidingLog {
-    fn scripts(&self, scripts: &mut Vec<super::Script>) {
-        scripts.push(super::Script::new("sliding_log", include_str!("sliding_log.lua")));
-    }
-
-    fn write_numbers(&self, numbers: &mut super::Numbers) {
-        numbers.push(self.0.count());
-        numbers.push(self.0.period_micros());
+    fn script(&self, call: &mut super::ScriptCall) {
+        const SCRIPT: super::Script =
+            super::Script::new("sliding_log", include_str!("sliding_log.lua"));
+        call.limit(SCRIPT, &[self.0.count(), self.0.period_micros()]);
     }
 
     fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<SlidingLogState> {

@@ -167,16 +167,12 @@ impl Algorithm for SlidingWindowCounter {
 
 #[cfg(feature = "redis")]
 impl super::Scripted for SlidingWindowCounter {
-    fn scripts(&self, scripts: &mut Vec<super::Script>) {
-        scripts.push(super::Script::new(
+    fn script(&self, call: &mut super::ScriptCall) {
+        const SCRIPT: super::Script = super::Script::new(
             "sliding_window_counter",
             include_str!("sliding_window_counter.lua"),
-        ));
-    }
-
-    fn write_numbers(&self, numbers: &mut super::Numbers) {
-        numbers.push(self.0.count());
-        numbers.push(self.0.period_micros());
+        );
+        call.limit(SCRIPT, &[self.0.count(), self.0.period_micros()]);
     }
 
     fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<SlidingWindowCounterState> {

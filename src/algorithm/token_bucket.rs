@@ -97,12 +97,8 @@ impl Algorithm for TokenBucket {
 
 #[cfg(feature = "redis")]
 impl super::Scripted for TokenBucket {
-    fn scripts(&self, scripts: &mut Vec<super::Script>) {
-        scripts.push(super::bucket::SCRIPT);
-    }
-
-    fn write_numbers(&self, numbers: &mut super::Numbers) {
-        self.0.write_numbers(numbers);
+    fn script(&self, call: &mut super::ScriptCall) {
+        self.0.script(call);
     }
 
     fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<BucketState> {

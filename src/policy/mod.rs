@@ -385,15 +385,14 @@ mod in_redis {
     use super::{
         AnyAlgorithm, AnyState, Choice, ChoiceState, Limit, LimitState, Policy, PolicyState,
     };
-    use crate::algorithm::{Numbers, Script, Scripted, StoredState};
+    use crate::algorithm::{ScriptCall, Scripted, StoredState};
 
     impl Scripted for Policy {
-        fn scripts(&self, scripts: &mut Vec<Script>) {
-            self.limits().iter().for_each(|limit| limit.scripts(scripts));
-        }
-
-        fn write_numbers(&self, numbers: &mut Numbers) {
-            self.limits().iter().for_each(|limit| limit.write_numbers(numbers));
+        fn script(&self, call: &mut ScriptCall) {
+            match &self.0 {
+                Choice::One(limit) => each!(limit, |a| a.script(call)),
+                Choice::Set(set) => set.script(call),
+            }
         }
 
         fn read_state(&self, stored: &mut StoredState<'_>) -> Option<PolicyState> {
@@ -405,12 +404,11 @@ mod in_redis {
     }
 
     impl Scripted for Limit {
-        fn scripts(&self, scripts: &mut Vec<Script>) {
-            each!(self, |a| a.scripts(scripts));
-        }
-
-        fn write_numbers(&self, numbers: &mut Numbers) {
-            each!(self, |a| a.write_numbers(numbers));
+        fn script(&self, call: &mut ScriptCall) {
+            each!(self, |a| a.script(call));
+            if let Some(name) = self.name() {
+                call.name_last(name);
+            }
         }
 
         fn read_state(&self, stored: &mut StoredState<'_>) -> Option<LimitState> {

@@ -107,7 +107,8 @@ enum Trusted {
 }
 
 impl Trust {
-    /// Proxies whose addresses are in these networks.
+    /// Proxies whose addresses are in these networks, such as `"10.0.0.0/8".parse()?`; one address
+    /// is a network too, `"127.0.0.1/32"`.
     pub fn proxies(networks: impl IntoIterator<Item = IpNet>) -> Self {
         Self(Trusted::Networks(networks.into_iter().collect()))
     }

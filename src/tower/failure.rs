@@ -4,7 +4,21 @@ use std::convert::Infallible;
 /// Says what becomes of a request that nobody could decide on, because the limiter's store
 /// failed.
 ///
-/// [`FailOpen`] and [`FailClosed`] do; so does a closure from the error:
+/// [`FailOpen`] and [`FailClosed`] do, and tell nobody but the `metrics` and `tracing` features. So
+/// does a closure from the error, with its type written out. To pass requests on and log why:
+///
+/// ```
+/// # use tollgate::tower::{OnStoreError, Undecided};
+/// # fn assert_choice<E, B, F: OnStoreError<E, B>>(_: &F) {}
+/// # assert_choice::<tollgate::Error, String, _>(
+/// &|error: &tollgate::Error| {
+///     eprintln!("not limited: {error}");
+///     Undecided::PassOn
+/// }
+/// # );
+/// ```
+///
+/// To answer them in your own way:
 ///
 /// ```
 /// use http::{Response, StatusCode};
@@ -19,6 +33,11 @@ use std::convert::Infallible;
 ///     Undecided::Answer(response)
 /// });
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "a limiter that can fail with `{E}` needs a choice for when it does",
+    label = "say `.on_store_error(FailOpen)`, `.on_store_error(FailClosed)` or \
+             `.on_store_error(|error: &{E}| ...)` on the layer"
+)]
 pub trait OnStoreError<E, B> {
     /// What becomes of the request.
     fn on_store_error(&self, error: &E) -> Undecided<B>;

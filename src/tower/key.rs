@@ -96,6 +96,9 @@ impl KeyError {
 /// for your authentication to say, before or behind the limit: whoever makes up keys has a budget
 /// for each.
 ///
+/// In Redis, the key is a part of what the state is stored under, and in clear: where that is a
+/// concern, take a closure that hashes it.
+///
 /// ```
 /// use http::{HeaderName, Request};
 /// use tollgate::tower::{ApiKey, KeyExtractor};

@@ -139,7 +139,8 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
 
     /// The same, with this choice for requests that nobody can decide on because the limiter's
     /// store fails: [`FailOpen`](super::FailOpen), [`FailClosed`](super::FailClosed), or an
-    /// [`OnStoreError`](super::OnStoreError), such as a closure from the error.
+    /// [`OnStoreError`](super::OnStoreError), such as a closure from the error, whose type must be
+    /// written out: `|error: &tollgate::Error| ...`.
     ///
     /// With the feature `metrics` such requests are counted (`tollgate_store_errors_total`), with
     /// `tracing` they are told with the error, as warnings.

@@ -7,13 +7,20 @@
 //! - `RateLimit-Policy` and `RateLimit`, as in
 //!   [draft-ietf-httpapi-ratelimit-headers-11](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/11/),
 //!   appended to any that the service sets itself. `r` is what remains, `t` the seconds until
-//!   there is one more, rounded up. A single limit without a name is called `default` there;
+//!   there is one more, rounded up. A single limit without a name is called `default` there.
+//!   [`HeaderStyle`] has the older ways of telling the same;
 //! - on a refusal, `Retry-After` in whole seconds, rounded up and never 0: a client that sleeps
-//!   exactly so long gets through.
+//!   exactly so long gets through. A request that can never pass, because it costs more than the
+//!   limit holds, has none.
+//!
+//! A refusal has `Cache-Control: no-store` and a body of `application/problem+json`
+//! ([`ProblemJson`]); a HEAD has no body, and a call of gRPC a status of gRPC. Other answers:
+//! [`refusal`](RateLimitLayer::refusal).
 //!
 //! A [`LeakyBucket`](crate::LeakyBucket) admits requests and tells them when to go. The layer
 //! passes them on at once: it is for the handler to sleep for the
-//! [`delay`](crate::Decision::delay) of its decision, or for the policy to say `nodelay`.
+//! [`delay`](crate::Decision::delay) of its decision, for the layer to
+//! [`wait`](RateLimitLayer::wait), or for the policy to say `nodelay`.
 //!
 //! # In axum
 //!
@@ -39,8 +46,18 @@
 //! # Whose request is it?
 //!
 //! By default the peer's, by the address of its socket: see [`PeerIp`]. Headers that a client
-//! can write are not looked at. [`key`](RateLimitLayer::key) takes anything else: a closure,
-//! where there always is a key, or a [`KeyExtractor`], which may also answer the request itself.
+//! can write are not looked at. [`key`](RateLimitLayer::key) takes anything else:
+//!
+//! | key | |
+//! |---|---|
+//! | [`PeerIp`] (default) | the address of the peer |
+//! | [`ClientIp`] | the address of the client behind proxies that you trust |
+//! | [`ApiKey`] | a header or a bearer token, with a rule for when it is missing |
+//! | `MatchedRoute` | the route of axum's router |
+//! | [`RequestMethod`] | the method |
+//! | a tuple of these | each combination has a budget |
+//! | a closure | any key, where there always is one |
+//! | a [`KeyExtractor`] of your own | any key, or an answer to the request |
 //!
 //! # Everything at once
 //!
@@ -67,7 +84,8 @@
 //!     }))
 //!     .layer(
 //!         RateLimitLayer::new(Limiter::new(by_key))
-//!             // Types are needed here; the key must be owned. All without a key share a budget.
+//!             // Types are needed in closures; the key must be owned. All without one share a
+//!             // budget. (`ApiKey` does this with a rule of your choice.)
 //!             .key(|request: &Request| request.headers().get("x-api-key").cloned())
 //!             .refusal(|refusal: &Refusal<'_>| -> Response {
 //!                 let text = format!("{{\"violated\":{:?}}}", refusal.policy);
@@ -111,6 +129,9 @@ mod service;
 mod wait;
 
 pub use client_ip::{ClientIp, PeerIp, Trust};
+/// A network of addresses, of the crate `ipnet`: what [`Trust::proxies`] takes.
+pub use ipnet::IpNet;
+
 pub use failure::{FailClosed, FailOpen, NeverFails, OnStoreError, Undecided};
 pub use future::ResponseFuture;
 pub use headers::HeaderStyle;

@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 /// What can be a key in Redis: how its bytes are written behind the prefix.
 ///
-/// Strings, bytes, whole numbers, addresses and tuples of them are; of a type of your own, write
-/// what makes it up. Two keys that differ must not write the same bytes.
+/// Strings, bytes, whole numbers and addresses are, as they are written; so are tuples of them, as
+/// `a:b`, where a `:` within a part is `%3A` and a `%` is `%25`. Of a type of your own, write what
+/// makes it up. Two keys of a limiter that differ must not write the same bytes: `"1"` and `1`
+/// do, as do `"a:b"` and `("a", "b")`, so do not mix types.
+///
+/// Keys can be read by whoever can read the server's. Where they are secrets, write a hash.
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -92,6 +96,16 @@ by_parts!(A 0, B 1);
 by_parts!(A 0, B 1, C 2);
 by_parts!(A 0, B 1, C 2, D 3);
 
+/// Nothing is `none`; something is a part behind `some`.
+impl<K: RedisKey> RedisKey for Option<K> {
+    fn write_to(&self, key: &mut Vec<u8>) {
+        match self {
+            None => "none".write_to(key),
+            Some(inner) => ("some", inner).write_to(key),
+        }
+    }
+}
+
 /// The one key of a limiter without keys.
 impl RedisKey for () {
     fn write_to(&self, _key: &mut Vec<u8>) {}
@@ -143,6 +157,8 @@ mod tests {
             (written(&("a", "b", "c")), "a:b:c"),
             (written(&("a%3Ab", "c")), "a%253Ab:c"),
             (written(&()), ""),
+            (written(&Some("none")), "some:none"),
+            (written(&None::<&str>), "none"),
         ];
         for (key, expected) in table {
             assert_eq!(key, expected);

@@ -7,7 +7,7 @@ mod script;
 pub use key::RedisKey;
 
 use super::Store;
-use crate::algorithm::{Description, MAX_NUMBER, Numbers, Script, Scripted, StoredState};
+use crate::algorithm::{Description, MAX_NUMBER, ScriptCall, Scripted, StoredState};
 use crate::clock::{Clock, Tick};
 use crate::decision::Decision;
 use crate::error::{Error, Failure, StoreFailure};
@@ -16,7 +16,6 @@ use connection::Connection;
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use script::{Scripts, Source, Time};
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -46,8 +45,12 @@ use std::time::Duration;
 ///
 /// A state is stored under `{prefix}:1:{algorithms}:{key}`, such as `tollgate:1:bucket:alice`.
 /// Limiters with one [`prefix`](Self::prefix) and the same algorithms share the states of their
-/// keys, whatever their quotas: as the tiers of one limit do. Give limits that have nothing to
-/// do with each other a prefix each.
+/// keys, whatever their quotas: as the tiers of one limit do. **Give limits that have nothing to
+/// do with each other a prefix each.**
+///
+/// In a set, a limit that has a name is known by it, and the order counts; of two without a
+/// name that are of one algorithm, the second is known by its quota. Name the limits of a set
+/// whose quotas may change: what is known by another name or in another place starts anew.
 ///
 /// Every key expires soon after its state has come to say nothing. Refusals write nothing.
 ///
@@ -76,17 +79,15 @@ pub struct Redis {
     timeout: Duration,
     min_ttl: Duration,
     clock: Option<Arc<dyn Clock>>,
-    scripts: Arc<RwLock<HashMap<Shape, Arc<Scripts>>>>,
+    /// A few: one for each sequence of algorithms.
+    scripts: Arc<RwLock<Vec<Arc<Scripts>>>>,
 }
 
-/// The algorithms of a policy, in order, and whose clock it is.
-type Shape = (Vec<Script>, Time);
-
 impl Redis {
-    /// The prefix of all keys, unless another is set.
+    /// The prefix of all keys, unless another is set: `tollgate`.
     pub const DEFAULT_PREFIX: &str = "tollgate";
 
-    /// How long a decision may take, unless set otherwise.
+    /// How long a decision may take, unless set otherwise: 100 ms.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(100);
 
     /// Connects to the server at `url`, and waits until it answers.
@@ -125,7 +126,8 @@ impl Redis {
         Ok(Self::new(connection))
     }
 
-    /// Connects to the cluster that the servers at `urls`, or one of them, belong to.
+    /// Connects to the cluster that the servers at `urls`, or one of them, belong to, and asks it
+    /// which slots are where. There is no lazy form of it, as nothing can be asked before that.
     ///
     /// # Errors
     ///
@@ -194,22 +196,22 @@ impl Redis {
         Self { min_ttl: ttl, ..self }
     }
 
-    fn scripts<A: Scripted>(&self, algorithm: &A) -> Result<Arc<Scripts>, Error> {
-        let mut shape = (Vec::new(), self.clock.as_ref().map_or(Time::Server, |_| Time::Client));
-        algorithm.scripts(&mut shape.0);
+    fn scripts(&self, call: &ScriptCall) -> Result<Arc<Scripts>, Error> {
+        let time = if self.clock.is_some() { Time::Client } else { Time::Server };
         let known = self.scripts.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scripts) = known.get(&shape) {
+        if let Some(scripts) = known.iter().find(|scripts| scripts.are_for(&call.limits, time)) {
             return Ok(Arc::clone(scripts));
         }
         drop(known);
-        let scripts = Arc::new(Scripts::new(&shape.0, shape.1)?);
+        let scripts = Arc::new(Scripts::new(&call.limits, time)?);
         let mut known = self.scripts.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(known.entry(shape).or_insert(scripts)))
+        known.push(Arc::clone(&scripts));
+        Ok(scripts)
     }
 
-    fn key<K: RedisKey + ?Sized>(&self, scripts: &Scripts, key: &K) -> Vec<u8> {
+    fn key<K: RedisKey + ?Sized>(&self, shape: &str, key: &K) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
-        for part in [&self.prefix, FORMAT, &scripts.shape] {
+        for part in [&self.prefix, FORMAT, shape] {
             bytes.extend_from_slice(part.as_bytes());
             bytes.push(b':');
         }
@@ -252,13 +254,12 @@ where
         key: &K,
         operation: Operation,
     ) -> impl Future<Output = Result<Decision, Error>> + Send {
-        let prepared = self.scripts(algorithm).map(|scripts| {
-            let key = self.key(&scripts, key);
-            (scripts, key)
-        });
+        let mut limits = ScriptCall::default();
+        algorithm.script(&mut limits);
+        let key = self.key(&limits.shape, key);
         async move {
-            let (scripts, key) = prepared?;
-            let call = Call { store: self, algorithm, scripts: &scripts, operation };
+            let scripts = self.scripts(&limits)?;
+            let call = Call { store: self, algorithm, limits, scripts: &scripts, operation };
             let deadline = tokio::time::timeout(self.timeout, call.decide(&key));
             deadline.await.unwrap_or_else(|_| Err(call.failed(Failure::TimedOut(self.timeout), "")))
         }
@@ -269,6 +270,7 @@ where
 struct Call<'a, A> {
     store: &'a Redis,
     algorithm: &'a A,
+    limits: ScriptCall,
     scripts: &'a Scripts,
     operation: Operation,
 }
@@ -285,14 +287,15 @@ impl<A: Scripted> Call<'_, A> {
         };
         // A clock that goes back is told once, and then again only if it goes back again.
         for _ in 0..MAX_CLOCK_STEPS {
-            let mut numbers = Numbers(vec![code]);
-            numbers.push(n);
-            numbers.push(u64::try_from(self.store.min_ttl.as_millis()).unwrap_or(u64::MAX));
+            let mut call = ScriptCall::default();
+            call.numbers.push(code);
+            call.number(n);
+            call.number(u64::try_from(self.store.min_ttl.as_millis()).unwrap_or(u64::MAX));
             if let Some(clock) = &self.store.clock {
-                numbers.push(clock.now().min(Tick::MAX).as_micros());
+                call.number(clock.now().min(Tick::MAX).as_micros());
             }
-            self.algorithm.write_numbers(&mut numbers);
-            let reply = self.store.run(script, key, &numbers.0).await;
+            call.numbers.extend_from_slice(&self.limits.numbers);
+            let reply = self.store.run(script, key, &call.numbers).await;
             let reply =
                 reply.map_err(|error| failure(&error, self.store.timeout, Some(self.policy())))?;
             match Reply::read(&reply) {
@@ -337,8 +340,7 @@ impl<A: Scripted> Call<'_, A> {
         let limits = self.algorithm.describe();
         let names = limits.iter().filter_map(|Description { name, .. }| name.as_ref());
         let names: Vec<&str> = names.map(AsRef::as_ref).collect();
-        let Scripts { shape, .. } = self.scripts;
-        let what = if names.is_empty() { shape.clone() } else { names.join("; ") };
+        let what = if names.is_empty() { self.limits.shape.clone() } else { names.join("; ") };
         format!("{}: {what}", self.store.prefix)
     }
 }

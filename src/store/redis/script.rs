@@ -7,8 +7,8 @@ use crate::error::{Error, Kind};
 /// numbers. (Numbers are arguments: a server that holds thousands of scripts becomes slow.)
 #[derive(Debug)]
 pub(super) struct Scripts {
-    /// The algorithms' names, joined: a part of every key.
-    pub(super) shape: String,
+    algorithms: Box<[Script]>,
+    time: Time,
     /// Checks, peeks, partial takes and debits.
     pub(super) take: Source,
     /// Refunds.
@@ -31,7 +31,7 @@ impl Source {
 }
 
 /// Whose clock tells the time.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Time {
     Server,
     Client,
@@ -41,13 +41,17 @@ const DRIVER: Script = Script::new("driver", include_str!("driver.lua"));
 
 impl Scripts {
     pub(super) fn new(algorithms: &[Script], time: Time) -> Result<Self, Error> {
-        let names: Vec<&str> = algorithms.iter().map(Script::name).collect();
         Ok(Self {
-            shape: names.join("+"),
+            algorithms: algorithms.into(),
+            time,
             take: Source::new(&compose(algorithms, time, "grant", "take")?),
             give_back: Source::new(&compose(algorithms, time, "refund", "give_back")?),
             reset: Source::new("redis.call('DEL', KEYS[1]) return struct.pack('<dd', 0, 0)"),
         })
+    }
+
+    pub(super) fn are_for(&self, algorithms: &[Script], time: Time) -> bool {
+        self.time == time && *self.algorithms == *algorithms
     }
 }
 
