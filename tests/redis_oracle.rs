@@ -7,6 +7,33 @@ use common::{InProcess, Subject, cases, jumping_trace, micros, parse, policy};
 use proptest::prelude::*;
 use tollgate::{Algorithm, Operation, Policy};
 
+/// Debts beyond all numbers: the second is not recorded, but when it was is.
+#[test]
+fn a_log_that_is_full_of_debts_still_knows_the_time() {
+    for policy in ["sliding_log 3/min", "sliding_log 3/min; sliding_log 100/h"] {
+        let mut in_process = InProcess::with_policy(parse(policy));
+        let mut in_redis = InRedis::with_policy(parse(policy));
+        let huge = Operation::Debit(u64::MAX);
+        let table = [
+            (0, huge),
+            (800, huge),
+            (900, huge),
+            (850, Operation::Check(0)),
+            (950, Operation::Refund(1)),
+            (990, huge),
+            (1_000, huge),
+            (970, Operation::Peek(1)),
+            (60_000_950, Operation::Check(1)),
+            (60_001_000, Operation::Check(2)),
+        ];
+        for (at, operation) in table {
+            let now = common::MIDNIGHT + at;
+            let theirs = in_process.decide(now, "k", operation);
+            assert_eq!(in_redis.decide(now, "k", operation), theirs, "{policy}: {at}");
+        }
+    }
+}
+
 /// How the time of a step is told: as in the trace, or exactly when something comes about that the
 /// last decision announced, or a microsecond before.
 #[derive(Clone, Copy, Debug)]

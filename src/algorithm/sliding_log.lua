@@ -3,8 +3,8 @@
 --
 --   7 bytes  when they were taken
 --   6 bytes  the total of units up to here, these included (modulo 2^48)
---   3 bytes  how many entries, up to this one, counted at that time; 0 marks the entry that a
---            refund leaves behind: it has no units, but tells when that was
+--   3 bytes  how many entries, up to this one, counted at that time; 0 marks an entry without
+--            units, which tells when a refund was, or a debt beyond all numbers
 --
 -- A place is counted from the end, 1 for the newest entry. Entries that count no more stay at
 -- the front for a while, at least one of them for its total; so a log on a key of its own is
@@ -36,11 +36,12 @@ local function entry(place)
 end
 
 local newest = range(-32, -1)
-local last, total, count, newest_at = 0, 0, 0, 0
+local last, total, count, newest_at, marked = 0, 0, 0, 0, false
 if newest ~= '' then
   last, total, count = struct.unpack('<I7I6I3', newest, #newest - 15)
   newest_at = last
-  if count == 0 then
+  marked = count == 0
+  if marked then
     newest_at, total, count = struct.unpack('<I7I6I3', newest, #newest - 31)
     count = count + 1
   end
@@ -143,6 +144,8 @@ if head == 0 then
   replaced = struct.pack('<I7I6I3', now, units, 1)
 elseif units > 0 then
   added = struct.pack('<I7I6I3', now, (total + units) % modulus, head + 1)
+else
+  replaced = range(-16 * (head + 1), marked and -17 or -1) .. struct.pack('<I7I6I3', now, total, 0)
 end
 if units > 0 then newest_at = now end
 

@@ -131,10 +131,10 @@ impl Algorithm for SlidingLog {
 
     fn take(&self, state: &mut SlidingLogState, n: u64, now: Tick) {
         let n = n.min(MAX_UNITS - self.used(state, now));
+        self.advance(state, now);
         if n == 0 {
             return;
         }
-        self.advance(state, now);
         if state.total() > MAX_UNITS {
             state.rebase();
         }

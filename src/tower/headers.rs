@@ -96,11 +96,11 @@ impl RateLimitFields {
                 if let Some(next_after) = decision.next_after() {
                     append(&mut text, format_args!(";t={}", seconds_rounded_up(next_after)));
                 }
-                State::List(header_value(&text))
+                State::List(header_value(text))
             }
             HeaderStyle::Draft7 => {
                 let text = format!("limit={limit}, remaining={remaining}, reset={reset}");
-                State::One(header_value(&text))
+                State::One(header_value(text))
             }
             HeaderStyle::Draft6 => State::Three(&DRAFT_6, [limit, remaining, reset]),
             HeaderStyle::LegacyDelta => State::Three(&LEGACY, [limit, remaining, reset]),
@@ -131,7 +131,7 @@ fn policies(limits: &[Description], names: &[String], style: HeaderStyle) -> Hea
             append(&mut text, format_args!(";w={w}"));
         }
     }
-    header_value(&text)
+    header_value(text)
 }
 
 /// The values of the fields for one decision.
@@ -216,14 +216,16 @@ fn append(text: &mut String, arguments: fmt::Arguments<'_>) {
     text.write_fmt(arguments).expect("writing to a String cannot fail");
 }
 
-fn header_value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("names are printable ASCII")
+/// Takes the text over, without a copy.
+fn header_value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("names are printable ASCII")
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "random numbers")]
 mod tests {
     use super::*;
-    use crate::{Algorithm, Outcome, Policy};
+    use crate::{Algorithm, Name, Outcome, Policy};
 
     fn fields(policy: &str, style: HeaderStyle) -> RateLimitFields {
         let policy: Policy = policy.parse().unwrap();
@@ -330,6 +332,48 @@ mod tests {
             }
             let states = headers.get_all(RATELIMIT).iter().count();
             assert_eq!(states == 2, style == HeaderStyle::Draft11, "{style:?}");
+        }
+    }
+
+    /// Whatever the names and numbers are, what is written is what the reference parser reads and
+    /// writes again, byte for byte.
+    #[test]
+    fn fields_are_written_as_the_reference_writes_them() {
+        // A small generator (Knuth's MMIX).
+        let mut seed = 11_u64;
+        let mut random = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed >> (seed >> 58)
+        };
+        let printable: Vec<char> = (' '..='~').filter(|c| !matches!(c, ':' | ';')).collect();
+        let written_again = |field: &HeaderValue| {
+            let parser = sfv::Parser::new(field.as_bytes());
+            let list: sfv::List = parser.parse().expect("a list");
+            sfv::FieldType::serialize(&list).expect("it is not empty")
+        };
+        let mut fields = 0;
+        while fields < 100_000 {
+            let limits: Vec<Description> = (0..1 + random() % 3)
+                .map(|_| {
+                    let letters = 1 + random() % 20;
+                    let name = (0..letters).map(|_| printable[random() as usize % printable.len()]);
+                    Description {
+                        name: Name::new(name.collect::<String>().trim_matches(' ')).ok(),
+                        limit: random(),
+                        window: Some(Duration::from_micros(random())),
+                    }
+                })
+                .collect();
+            let ours = RateLimitFields::new(&limits, HeaderStyle::Draft11);
+            let policy = ours.policy.clone().unwrap();
+            assert_eq!(written_again(&policy), policy.to_str().unwrap());
+            let decision = Decision {
+                binding: random() as usize % limits.len(),
+                ..decision(Outcome::Allowed, random(), random())
+            };
+            let State::List(state) = ours.values(&decision).state else { panic!("a list") };
+            assert_eq!(written_again(&state), state.to_str().unwrap());
+            fields += 2;
         }
     }
 

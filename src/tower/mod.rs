@@ -125,6 +125,7 @@ mod observe;
 mod question;
 mod refusal;
 mod response;
+mod retry;
 mod service;
 mod wait;
 
@@ -141,4 +142,5 @@ pub use key::{MatchedRoute, Route};
 pub use layer::RateLimitLayer;
 pub use question::{Ask, Asked, FromRequest, NoneExempt, OneLimiter, OneUnit, Question};
 pub use refusal::{GrpcOnly, PlainText, ProblemJson, Refusal, Refuse, Rejection, Wanted};
+pub use retry::retry_after;
 pub use service::RateLimit;
