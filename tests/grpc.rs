@@ -6,8 +6,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tollgate::tower::{GrpcOnly, RateLimitLayer};
 use tollgate::{Limiter, Policy};
 use tonic::Code;
-use tonic::transport::Server;
 use tonic::transport::server::TcpConnectInfo;
+use tonic::transport::{Channel, Endpoint, Server};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -28,11 +28,15 @@ async fn start(policy: &str) -> String {
     url
 }
 
+async fn connect(url: &str) -> HealthClient<Channel> {
+    HealthClient::new(Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap())
+}
+
 #[tokio::test]
 async fn a_client_of_grpc_is_told_that_it_is_too_much_and_for_how_long() {
     let url = start("api: token_bucket 1/h burst 2").await;
     for connection in 0..2 {
-        let mut client = HealthClient::connect(url.clone()).await.unwrap();
+        let mut client = connect(&url).await;
         for n in 0..3 {
             let answer = client.check(HealthCheckRequest::default()).await;
             if connection == 0 && n < 2 {
@@ -54,7 +58,7 @@ async fn a_client_of_grpc_is_told_that_it_is_too_much_and_for_how_long() {
 #[tokio::test]
 async fn a_client_of_grpc_that_waits_as_told_gets_through() {
     let url = start("token_bucket 5/s burst 1").await;
-    let mut client = HealthClient::connect(url).await.unwrap();
+    let mut client = connect(&url).await;
     let mut refused = 0;
     for _ in 0..5 {
         while let Err(status) = client.check(HealthCheckRequest::default()).await {
