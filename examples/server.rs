@@ -10,7 +10,8 @@
 //!
 //! `--help` tells what each does.
 //!
-//! With `--redis` (and `--features axum,redis-cluster`) all servers on one Redis share the limit.
+//! With `--redis` (and `--features axum,redis`, or `redis-cluster` for a cluster) all servers on one
+//! Redis share the limit.
 //!
 //! | route | |
 //! |---|---|
@@ -268,17 +269,18 @@ async fn limiter(args: &Args) -> Result<BoxRateLimiter<Key>, Box<dyn Error>> {
     if args.redis.is_none() && args.redis_cluster.is_empty() {
         return Ok(BoxRateLimiter::new(Limiter::new(policy)));
     }
-    #[cfg(feature = "redis-cluster")]
-    {
-        let nodes: Vec<&str> = args.redis_cluster.iter().map(String::as_str).collect();
-        let store = match &args.redis {
-            Some(url) => tollgate::Redis::connect(url).await?,
-            None => tollgate::Redis::connect_cluster(&nodes).await?,
-        };
-        Ok(BoxRateLimiter::new(Limiter::with_store(policy, store)))
+    #[cfg(feature = "redis")]
+    if let Some(url) = &args.redis {
+        let store = tollgate::Redis::connect(url).await?;
+        return Ok(BoxRateLimiter::new(Limiter::with_store(policy, store)));
     }
-    #[cfg(not(feature = "redis-cluster"))]
-    Err("this server was built without Redis: add --features redis-cluster".into())
+    #[cfg(feature = "redis-cluster")]
+    if !args.redis_cluster.is_empty() {
+        let nodes: Vec<&str> = args.redis_cluster.iter().map(String::as_str).collect();
+        let store = tollgate::Redis::connect_cluster(&nodes).await?;
+        return Ok(BoxRateLimiter::new(Limiter::with_store(policy, store)));
+    }
+    Err("this server was built without that: add --features redis-cluster".into())
 }
 
 #[tokio::main]

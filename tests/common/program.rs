@@ -2,33 +2,42 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
+use std::sync::LazyLock;
 
-/// Where the examples are that have been built already.
-static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
-
-/// Builds an example, as the tests are built, and tells where it is.
-fn example(name: &str) -> PathBuf {
-    let mut built = BUILT.lock().unwrap();
-    built.entry(name.to_owned()).or_insert_with(|| build(name)).clone()
-}
-
-fn build(name: &str) -> PathBuf {
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--profile", "test", "--all-features", "--example", name])
+/// Where the examples are, by their names.
+///
+/// They are built as `cargo test` builds them, so that a run of all tests finds them built.
+static BUILT: LazyLock<BTreeMap<String, PathBuf>> = LazyLock::new(|| {
+    let mut cargo = Command::new(env!("CARGO"));
+    // What cargo tells this test of its package would make build scripts run again.
+    for (name, _) in std::env::vars() {
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
+    let built = cargo
+        .args(["test", "--no-run", "--quiet", "--all-features"])
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
         .output()
         .expect("cargo runs");
-    assert!(built.status.success(), "example {name} must compile");
+    assert!(built.status.success(), "the examples must compile");
     let messages = str::from_utf8(&built.stdout).unwrap().lines();
-    let executable = messages
-        .map(|message| serde_json::from_str::<serde_json::Value>(message).unwrap())
-        .find_map(|message| Some(message["executable"].as_str()?.to_owned()));
-    PathBuf::from(executable.expect("an example is an executable"))
+    let messages = messages.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    messages
+        .filter(|message| message["target"]["kind"] == serde_json::json!(["example"]))
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str()?.to_owned();
+            Some((name, PathBuf::from(message["executable"].as_str()?)))
+        })
+        .collect()
+});
+
+fn example(name: &str) -> &Path {
+    BUILT.get(name).unwrap_or_else(|| panic!("there is no example {name}"))
 }
 
 /// Runs an example to its end, and returns what it prints.
