@@ -112,7 +112,7 @@ enum Fail {
     Closed,
 }
 
-impl<E: Display, B: From<String>> OnStoreError<E, B> for Fail {
+impl<E: Display, B> OnStoreError<E, B> for Fail {
     fn on_store_error(&self, error: &E) -> Undecided<B> {
         eprintln!("{error}");
         match self {

@@ -15,7 +15,7 @@ pub use bucket::BucketState;
 pub use fixed_window::{FixedWindow, FixedWindowState};
 pub use leaky_bucket::LeakyBucket;
 #[cfg(feature = "redis")]
-pub(crate) use scripted::MAX_NUMBER;
+pub(crate) use scripted::{MAX_NUMBER, push_number};
 #[cfg(feature = "redis")]
 pub use scripted::{Script, ScriptCall, Scripted, StoredState};
 pub use sliding_log::{SlidingLog, SlidingLogState};

@@ -48,7 +48,7 @@ impl ScriptCall {
             write!(self.shape, "{settings:?}").expect("a String takes it");
         }
         self.limits.push(script);
-        settings.iter().for_each(|setting| self.number(*setting));
+        settings.iter().for_each(|setting| push_number(&mut self.numbers, *setting));
     }
 
     /// Names the limit that was added last: by that it is told from others of its kind, whatever
@@ -58,12 +58,13 @@ impl ScriptCall {
         self.shape.truncate(self.last);
         write!(self.shape, "{name}={}", script.name).expect("a String takes it");
     }
+}
 
-    #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
-    pub(crate) fn number(&mut self, number: u64) {
-        let number = number.min(MAX_NUMBER) as f64;
-        self.numbers.extend_from_slice(&number.to_le_bytes());
-    }
+/// Adds a number as a script unpacks it by `<d`.
+#[allow(clippy::cast_precision_loss, reason = "below 2^53")]
+pub(crate) fn push_number(numbers: &mut Vec<u8>, number: u64) {
+    let number = number.min(MAX_NUMBER) as f64;
+    numbers.extend_from_slice(&number.to_le_bytes());
 }
 
 /// An algorithm in Lua, as sections that a script is composed of.

@@ -1,6 +1,6 @@
 //! Whose address it is: the peer's, or that of the client behind proxies.
 
-use super::key::{KeyError, KeyExtractor};
+use super::key::{KeyError, KeyExtractor, only_line};
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Request};
 use ipnet::IpNet;
@@ -190,12 +190,11 @@ impl ClientIp {
             }
             Source::Forwarded => {
                 let lines = headers.get_all(FORWARDED).iter().rev();
-                self.walk(peer, lines.flat_map(|line| Elements(Some(line.as_bytes()))))
+                self.walk(peer, lines.flat_map(forwarded))
             }
             Source::Single(name) => {
-                let mut lines = headers.get_all(name).iter();
-                let only = lines.next().filter(|_| lines.next().is_none());
-                let address = only.and_then(|line| node(line.to_str().ok()?.trim()));
+                let line = only_line(headers, name);
+                let address = line.and_then(|line| node(line.to_str().ok()?.trim()));
                 address.unwrap_or(peer)
             }
         }
@@ -265,38 +264,33 @@ const fn is_obfuscated(byte: u8) -> bool {
 
 /// The addresses of a `Forwarded` line, from the right: what a client has written on the left can
 /// not change how the proxies' elements read.
-struct Elements<'l>(Option<&'l [u8]>);
-
-impl Iterator for Elements<'_> {
-    type Item = Option<IpAddr>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let line = self.0?;
-        let element = match last_outside_quotes(line, b',') {
-            Some(comma) => {
-                self.0 = Some(&line[..comma]);
-                &line[comma + 1..]
-            }
-            None => {
-                self.0 = None;
-                line
-            }
-        };
-        Some(forwarded_for(element))
-    }
+fn forwarded(line: &HeaderValue) -> impl Iterator<Item = Option<IpAddr>> {
+    FromRight { rest: Some(line.as_bytes()), separator: b',' }.map(forwarded_for)
 }
 
-/// The place of the last `separator` that is not in a quoted string, told from the right.
-fn last_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
-    let mut quoted = false;
-    for (place, &byte) in text.iter().enumerate().rev() {
-        if byte == b'"' && !is_escaped(text, place) {
-            quoted = !quoted;
-        } else if byte == separator && !quoted {
-            return Some(place);
+/// The parts of a text between separators that are in no quoted string, from the right.
+struct FromRight<'t> {
+    rest: Option<&'t [u8]>,
+    separator: u8,
+}
+
+impl<'t> Iterator for FromRight<'t> {
+    type Item = &'t [u8];
+
+    fn next(&mut self) -> Option<&'t [u8]> {
+        let rest = self.rest?;
+        let mut quoted = false;
+        for (place, &byte) in rest.iter().enumerate().rev() {
+            if byte == b'"' && !is_escaped(rest, place) {
+                quoted = !quoted;
+            } else if byte == self.separator && !quoted {
+                self.rest = Some(&rest[..place]);
+                return Some(&rest[place + 1..]);
+            }
         }
+        self.rest = None;
+        Some(rest)
     }
-    None
 }
 
 fn is_escaped(text: &[u8], place: usize) -> bool {
@@ -305,18 +299,8 @@ fn is_escaped(text: &[u8], place: usize) -> bool {
 
 /// The address after `for=` in one element; `None` where there is not exactly one.
 fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
-    let (mut rest, mut found) = (Some(element), None);
-    while let Some(pairs) = rest {
-        let pair = match last_outside_quotes(pairs, b';') {
-            Some(semicolon) => {
-                rest = Some(&pairs[..semicolon]);
-                &pairs[semicolon + 1..]
-            }
-            None => {
-                rest = None;
-                pairs
-            }
-        };
+    let mut found = None;
+    for pair in (FromRight { rest: Some(element), separator: b';' }) {
         let (name, value) = str::from_utf8(pair).ok()?.trim().split_once('=')?;
         if name.eq_ignore_ascii_case("for") && found.replace(value).is_some() {
             return None;

@@ -1,4 +1,4 @@
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use std::borrow::Cow;
 
 /// Tells whose request it is.
@@ -157,8 +157,7 @@ impl<M> ApiKey<M> {
             Source::Header(name) => name,
             Source::Bearer => &header::AUTHORIZATION,
         };
-        let mut lines = request.headers().get_all(name).iter();
-        let only = lines.next().filter(|_| lines.next().is_none())?;
+        let only = only_line(request.headers(), name)?;
         match &self.source {
             Source::Header(_) => Some(only.clone()),
             Source::Bearer => {
@@ -168,6 +167,12 @@ impl<M> ApiKey<M> {
             }
         }
     }
+}
+
+/// The value of a header that is there exactly once.
+pub(super) fn only_line<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    lines.next().filter(|_| lines.next().is_none())
 }
 
 impl<B, M: KeyExtractor<B>> KeyExtractor<B> for ApiKey<M> {

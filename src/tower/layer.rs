@@ -87,10 +87,12 @@ impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
     /// to any key of the limiter's, or a [`KeyExtractor`](super::KeyExtractor).
     #[must_use]
     pub fn key<E2>(self, extractor: E2) -> RateLimitLayer<L, Ask<E2, C, X, T>, R, F> {
-        let Ask { cost, exempt, choice, .. } = self.question;
-        let question = Ask { key: extractor, cost, exempt, choice };
-        let Self { limiters, answers, longest_wait, .. } = self;
-        RateLimitLayer { limiters, question, answers, longest_wait }
+        self.with_question(|Ask { cost, exempt, choice, .. }| Ask {
+            key: extractor,
+            cost,
+            exempt,
+            choice,
+        })
     }
 
     /// The same, with the units that a request costs told by `cost`: a closure from
@@ -110,20 +112,14 @@ impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
     /// ```
     #[must_use]
     pub fn cost<C2>(self, cost: C2) -> RateLimitLayer<L, Ask<E, C2, X, T>, R, F> {
-        let Ask { key, exempt, choice, .. } = self.question;
-        let question = Ask { key, cost, exempt, choice };
-        let Self { limiters, answers, longest_wait, .. } = self;
-        RateLimitLayer { limiters, question, answers, longest_wait }
+        self.with_question(|Ask { key, exempt, choice, .. }| Ask { key, cost, exempt, choice })
     }
 
     /// The same, with requests that are passed on without being asked about: those for which
     /// `exempt`, a closure from `&Request<_>`, returns `true`.
     #[must_use]
     pub fn exempt<X2>(self, exempt: X2) -> RateLimitLayer<L, Ask<E, C, X2, T>, R, F> {
-        let Ask { key, cost, choice, .. } = self.question;
-        let question = Ask { key, cost, exempt, choice };
-        let Self { limiters, answers, longest_wait, .. } = self;
-        RateLimitLayer { limiters, question, answers, longest_wait }
+        self.with_question(|Ask { key, cost, choice, .. }| Ask { key, cost, exempt, choice })
     }
 }
 
@@ -132,9 +128,7 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// [`&Refusal`](super::Refusal) to a response, or a [`Refuse`](super::Refuse).
     #[must_use]
     pub fn refusal<R2>(self, refusal: R2) -> RateLimitLayer<L, Q, R2, F> {
-        let Self { limiters, question, answers, longest_wait } = self;
-        let answers = answers.with_refusal(refusal);
-        RateLimitLayer { limiters, question, answers, longest_wait }
+        self.with_answers(|answers| answers.with_refusal(refusal))
     }
 
     /// The same, with this choice for requests that nobody can decide on because the limiter's
@@ -146,9 +140,7 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// `tracing` they are told with the error, as warnings.
     #[must_use]
     pub fn on_store_error<F2>(self, choice: F2) -> RateLimitLayer<L, Q, R, F2> {
-        let Self { limiters, question, answers, longest_wait } = self;
-        let answers = answers.with_choice(choice);
-        RateLimitLayer { limiters, question, answers, longest_wait }
+        self.with_answers(|answers| answers.with_choice(choice))
     }
 
     /// The same, with requests held back until it is their turn, where that comes within
@@ -165,6 +157,19 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
 }
 
 impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
+    fn with_question<Q2>(self, change: impl FnOnce(Q) -> Q2) -> RateLimitLayer<L, Q2, R, F> {
+        let Self { limiters, question, answers, longest_wait } = self;
+        RateLimitLayer { limiters, question: change(question), answers, longest_wait }
+    }
+
+    fn with_answers<R2, F2>(
+        self,
+        change: impl FnOnce(Answers<R, F>) -> Answers<R2, F2>,
+    ) -> RateLimitLayer<L, Q, R2, F2> {
+        let Self { limiters, question, answers, longest_wait } = self;
+        RateLimitLayer { limiters, question, answers: change(answers), longest_wait }
+    }
+
     /// The same question, if there is a limiter to put it to.
     pub(super) fn known<K>(&self, asked: Option<Asked<K>>) -> Result<Option<Asked<K>>, KeyError> {
         match &asked {

@@ -18,10 +18,8 @@ pub(super) fn decided(decision: &Decision, policy: &str) {
         Outcome::Never => "never",
     };
     #[cfg(feature = "metrics")]
-    {
-        let labels = [("policy", policy.to_owned()), ("outcome", outcome.to_owned())];
-        metrics::counter!("tollgate_requests_total", &labels).increment(1);
-    }
+    metrics::counter!("tollgate_requests_total", "policy" => policy.to_owned(), "outcome" => outcome)
+        .increment(1);
     #[cfg(feature = "tracing")]
     if !decision.is_allowed() {
         tracing::debug!(policy, outcome, retry_after = ?decision.retry_after(), "refused");

@@ -52,7 +52,6 @@ fn by_retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         return Some(seconds);
     }
     let date = httpdate::parse_http_date(text).ok()?;
-    // Dates are in whole seconds: up to one more, to be on the safe side.
     Some(date.duration_since(now).unwrap_or_default())
 }
 

@@ -12,7 +12,7 @@ use tollgate::{Decision, Limiter, ManualClock, Operation, Policy, RateLimiter, R
 /// One server for all tests of a process that do no harm to it.
 pub static SHARED: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
 
-/// Runs one test of this suite in a process of its own, and returns what it prints.
+/// Starts one test of this suite in a process of its own; what it prints is piped.
 pub fn in_own_process(test: &str, environment: &[(&str, &str)]) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])

@@ -35,7 +35,7 @@ struct Numbered {
 const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The connection attempt goes on while calls time out.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the other side does not even acknowledge that long, the connection is dead.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,12 +7,12 @@ mod script;
 pub use key::RedisKey;
 
 use super::Store;
-use crate::algorithm::{Description, MAX_NUMBER, ScriptCall, Scripted, StoredState};
+use crate::algorithm::{Description, MAX_NUMBER, ScriptCall, Scripted, StoredState, push_number};
 use crate::clock::{Clock, Tick};
 use crate::decision::Decision;
 use crate::error::{Error, Failure, StoreFailure};
 use crate::operation::Operation;
-use connection::Connection;
+use connection::{CONNECTION_TIMEOUT, Connection};
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use script::{Scripts, Source, Time};
@@ -103,10 +103,12 @@ impl Redis {
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let store = Self::connect_lazy(url)?;
         let ping = redis::cmd("PING");
-        match tokio::time::timeout(CONNECT_TIMEOUT, store.connection.send(&ping)).await {
+        match tokio::time::timeout(CONNECTION_TIMEOUT, store.connection.send(&ping)).await {
             Ok(Ok(_)) => Ok(store),
-            Ok(Err(error)) => Err(failure(&error, CONNECT_TIMEOUT, None)),
-            Err(_) => Err(StoreFailure::new(Failure::TimedOut(CONNECT_TIMEOUT), None, "").into()),
+            Ok(Err(error)) => Err(failure(&error, CONNECTION_TIMEOUT, None)),
+            Err(_) => {
+                Err(StoreFailure::new(Failure::TimedOut(CONNECTION_TIMEOUT), None, "").into())
+            }
         }
     }
 
@@ -122,7 +124,7 @@ impl Redis {
     /// Outside of a tokio runtime.
     pub fn connect_lazy(url: &str) -> Result<Self, Error> {
         let connection = Connection::to_server(url);
-        let connection = connection.map_err(|error| failure(&error, CONNECT_TIMEOUT, None))?;
+        let connection = connection.map_err(|error| failure(&error, CONNECTION_TIMEOUT, None))?;
         Ok(Self::new(connection))
     }
 
@@ -135,7 +137,7 @@ impl Redis {
     #[cfg(feature = "redis-cluster")]
     pub async fn connect_cluster(urls: &[&str]) -> Result<Self, Error> {
         let connection = Connection::to_cluster(urls).await;
-        let connection = connection.map_err(|error| failure(&error, CONNECT_TIMEOUT, None))?;
+        let connection = connection.map_err(|error| failure(&error, CONNECTION_TIMEOUT, None))?;
         Ok(Self::new(connection))
     }
 
@@ -239,8 +241,6 @@ impl Redis {
 /// The version of what is stored, a part of every key.
 const FORMAT: &str = "1";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
 impl<A, K> Store<A, K> for Redis
 where
     A: Scripted,
@@ -285,17 +285,17 @@ impl<A: Scripted> Call<'_, A> {
             Operation::Refund(n) => (&self.scripts.give_back, 0, n),
             Operation::Reset => (&self.scripts.reset, 0, 0),
         };
+        let min_ttl_millis = u64::try_from(self.store.min_ttl.as_millis()).unwrap_or(u64::MAX);
         // A clock that goes back is told once, and then again only if it goes back again.
         for _ in 0..MAX_CLOCK_STEPS {
-            let mut call = ScriptCall::default();
-            call.numbers.push(code);
-            call.number(n);
-            call.number(u64::try_from(self.store.min_ttl.as_millis()).unwrap_or(u64::MAX));
+            let mut numbers = vec![code];
+            push_number(&mut numbers, n);
+            push_number(&mut numbers, min_ttl_millis);
             if let Some(clock) = &self.store.clock {
-                call.number(clock.now().min(Tick::MAX).as_micros());
+                push_number(&mut numbers, clock.now().min(Tick::MAX).as_micros());
             }
-            call.numbers.extend_from_slice(&self.limits.numbers);
-            let reply = self.store.run(script, key, &call.numbers).await;
+            numbers.extend_from_slice(&self.limits.numbers);
+            let reply = self.store.run(script, key, &numbers).await;
             let reply =
                 reply.map_err(|error| failure(&error, self.store.timeout, Some(self.policy())))?;
             match Reply::read(&reply) {
