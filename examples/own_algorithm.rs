@@ -17,7 +17,7 @@ pub(crate) struct Cooldown {
 
 /// When the next unit may be taken, and when this was written: an earlier instant, from a clock
 /// that went backwards, reads as that one.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Rest {
     until: Tick,
     since: Tick,
@@ -37,10 +37,6 @@ impl Cooldown {
 
 impl Algorithm for Cooldown {
     type State = Rest;
-
-    fn fresh(&self) -> Rest {
-        Rest::default()
-    }
 
     fn limit(&self) -> u64 {
         1

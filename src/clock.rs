@@ -1,5 +1,6 @@
 //! Instants, and where they come from.
 
+use crate::math::Divisor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,6 +32,11 @@ impl Tick {
         if micros < Self::MAX.0 { Self(micros) } else { Self::MAX }
     }
 
+    /// The same, of a number that was an instant's before.
+    pub(crate) const fn from_stored(micros: u64) -> Self {
+        Self(micros)
+    }
+
     /// Microseconds since the Unix epoch.
     #[must_use]
     pub const fn as_micros(self) -> u64 {
@@ -53,8 +59,8 @@ impl Tick {
 
     /// The start of the window of `length` microseconds, counted from the epoch, that this
     /// instant lies in.
-    pub(crate) const fn window_start(self, length: u64) -> Self {
-        Self(self.0 - self.0 % length)
+    pub(crate) const fn window_start(self, length: Divisor) -> Self {
+        Self(self.0 - length.div_rem(self.0).1)
     }
 }
 

@@ -115,8 +115,8 @@ pub mod tower;
 
 pub use algorithm::{
     Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
-    SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, TokenBucket,
-    Wait,
+    SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, Standing,
+    TokenBucket, Wait,
 };
 #[cfg(feature = "redis")]
 pub use algorithm::{Script, ScriptCall, Scripted, StoredState};

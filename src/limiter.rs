@@ -372,8 +372,7 @@ mod in_process {
         /// A limiter without keys that takes its time from `clock`.
         #[must_use]
         pub fn direct_with_clock(algorithm: A, clock: C) -> Self {
-            let store = Direct::new(&algorithm, clock);
-            Self { algorithm, store }
+            Self { algorithm, store: Direct::new(clock) }
         }
 
         /// Takes one unit, if there is one.

@@ -4,21 +4,59 @@
 /// end of the whole numbers of a double) that sums and long divisions stay there too.
 pub(crate) const MAX_UNITS: u64 = (1 << 45) - 1;
 
+/// A number to divide by again and again, without the processor's division.
+///
+/// The quotient by the reciprocal, rounded down, is the quotient or one less
+/// ([Granlund and Montgomery](https://gmplib.org/~tege/divcnst-pldi94.pdf)); the remainder tells
+/// which.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Divisor {
+    value: u64,
+    /// `(2^64 - 1) / value`, rounded down.
+    reciprocal: u64,
+}
+
+impl Divisor {
+    /// `value` is at least 1.
+    pub(crate) const fn new(value: u64) -> Self {
+        Self { value, reciprocal: u64::MAX / value }
+    }
+
+    pub(crate) const fn get(self) -> u64 {
+        self.value
+    }
+
+    /// The quotient, rounded down, and the remainder.
+    #[inline]
+    pub(crate) const fn div_rem(self, n: u64) -> (u64, u64) {
+        if n < self.value {
+            return (0, n);
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "the upper half of 128 bits")]
+        let quotient = ((n as u128 * self.reciprocal as u128) >> 64) as u64;
+        let rest = n - quotient * self.value;
+        if rest >= self.value { (quotient + 1, rest - self.value) } else { (quotient, rest) }
+    }
+}
+
 /// `a * b / m`, rounded down; `u64::MAX` where the result is larger than that.
 #[inline]
-pub(crate) const fn mul_div_floor(a: u64, b: u64, m: u64) -> u64 {
+pub(crate) const fn mul_div_floor(a: u64, b: u64, m: Divisor) -> u64 {
     match a.checked_mul(b) {
-        Some(product) => product / m,
-        None => saturate(a as u128 * b as u128 / m as u128),
+        Some(product) => m.div_rem(product).0,
+        None => saturate(a as u128 * b as u128 / m.value as u128),
     }
 }
 
 /// `a * b / m`, rounded up; `u64::MAX` where the result is larger than that.
 #[inline]
-pub(crate) const fn mul_div_ceil(a: u64, b: u64, m: u64) -> u64 {
+pub(crate) const fn mul_div_ceil(a: u64, b: u64, m: Divisor) -> u64 {
     match a.checked_mul(b) {
-        Some(product) => product.div_ceil(m),
-        None => saturate((a as u128 * b as u128).div_ceil(m as u128)),
+        Some(product) => {
+            let (quotient, rest) = m.div_rem(product);
+            quotient + (rest > 0) as u64
+        }
+        None => saturate((a as u128 * b as u128).div_ceil(m.value as u128)),
     }
 }
 
@@ -53,8 +91,27 @@ mod tests {
             (1 << 60, 1 << 10, (1 << 40) + 1, (1 << 30) - 1, 1 << 30),
         ];
         for (a, b, m, floor, ceil) in table {
-            assert_eq!(mul_div_floor(a, b, m), floor, "{a} * {b} / {m}");
-            assert_eq!(mul_div_ceil(a, b, m), ceil, "{a} * {b} / {m}");
+            assert_eq!(mul_div_floor(a, b, Divisor::new(m)), floor, "{a} * {b} / {m}");
+            assert_eq!(mul_div_ceil(a, b, Divisor::new(m)), ceil, "{a} * {b} / {m}");
+        }
+    }
+
+    #[test]
+    fn reciprocals_divide_as_the_processor_does() {
+        let powers = (0..64).map(|bits| 1_u64 << bits);
+        let near = |n: u64| [n.wrapping_sub(1), n, n.saturating_add(1)];
+        let mut numbers: Vec<u64> = powers.flat_map(near).chain([u64::MAX]).collect();
+        // A small generator (Knuth's MMIX), of all lengths.
+        let mut seed = 7_u64;
+        for _ in 0..2_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            numbers.push(seed >> (seed % 64));
+        }
+        for &divisor in numbers.iter().filter(|&&divisor| divisor > 0) {
+            let by = Divisor::new(divisor);
+            for &n in &numbers {
+                assert_eq!(by.div_rem(n), (n / divisor, n % divisor), "{n} / {divisor}");
+            }
         }
     }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 /// What a limiter is asked to do for a key. Every method of every limiter is one of these.
 ///
 /// ```
-/// use tollgate::{Algorithm, Operation, Quota, SlidingLog, Tick};
+/// use tollgate::{Operation, Quota, SlidingLog, SlidingLogState, Tick};
 ///
 /// // No store and no clock: an algorithm, a state, and an instant.
 /// let log = SlidingLog::new(Quota::per_minute(2));
 /// let now = Tick::from_micros(1_800_000_000_000_000);
-/// let mut state = log.fresh();
+/// let mut state = SlidingLogState::default();
 /// assert!(Operation::Check(2).apply(&log, &mut state, now).is_allowed());
 /// assert!(!Operation::Check(1).apply(&log, &mut state, now).is_allowed());
 /// ```
@@ -42,53 +42,56 @@ impl Operation {
     /// state what was taken.
     ///
     /// This is the one place where decisions are made. A refusal leaves the state as it was.
+    #[inline]
     pub fn apply<A: Algorithm>(self, algorithm: &A, state: &mut A::State, now: Tick) -> Decision {
         let now = now.min(Tick::MAX);
+        let room = algorithm.room(state, now);
         let (asked, outcome, granted) = match self {
             Self::Check(n) => {
-                let outcome = verdict(algorithm, state, n, now);
+                let outcome = verdict(algorithm, state, n, room, now);
                 let granted = if outcome.admits() { n } else { 0 };
                 (n, outcome, granted)
             }
-            Self::Peek(n) => (n, verdict(algorithm, state, n, now), 0),
+            Self::Peek(n) => (n, verdict(algorithm, state, n, room, now), 0),
             Self::TakeUpTo(n) => {
-                let available = n.min(algorithm.room(state, now));
+                let available = n.min(room);
                 let asked = if n == 0 { 0 } else { available.max(1) };
-                (asked, verdict(algorithm, state, asked, now), available)
+                (asked, verdict(algorithm, state, asked, room, now), available)
             }
             Self::Debit(n) => (0, Outcome::Allowed, n),
-            Self::Refund(n) => {
-                if n > 0 {
-                    algorithm.give_back(state, n, now);
-                }
-                (0, Outcome::Allowed, 0)
-            }
-            Self::Reset => {
-                *state = algorithm.fresh();
-                (0, Outcome::Allowed, 0)
-            }
+            Self::Refund(_) | Self::Reset => (0, Outcome::Allowed, 0),
         };
-        if granted > 0 {
-            algorithm.take(state, granted, now);
+        match self {
+            Self::Refund(0) => {}
+            Self::Refund(n) => algorithm.give_back(state, n, now),
+            Self::Reset => *state = A::State::default(),
+            _ => {}
         }
 
-        let remaining = algorithm.room(state, now);
-        let wanted = if outcome.admits() { 0 } else { asked };
-        let binding = algorithm.binding(state, wanted, now);
+        let standing = algorithm.charge(state, granted, now);
+        let (limit, binding) = if algorithm.limit_count() == 1 {
+            (algorithm.limit(), 0)
+        } else {
+            let wanted = if outcome.admits() { 0 } else { asked };
+            let binding = algorithm.binding(state, wanted, now);
+            (binding.limit, binding.index)
+        };
         Decision {
             outcome,
             granted,
-            limit: binding.limit,
-            remaining,
-            reset_after_micros: algorithm.fresh_after(state, now),
-            next_after_micros: next_after(algorithm, state, remaining, now),
-            binding: binding.index,
+            limit,
+            remaining: standing.room,
+            reset_after_micros: standing.fresh_after,
+            next_after_micros: standing.next_after,
+            binding,
         }
     }
 }
 
-fn verdict<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, now: Tick) -> Outcome {
-    let wait = if n == 0 { Wait::Ready } else { algorithm.wait(state, n, now) };
+/// What becomes of `n` units where there are `room`.
+#[inline]
+fn verdict<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, room: u64, now: Tick) -> Outcome {
+    let wait = if n <= room { Wait::Ready } else { algorithm.wait(state, n, now) };
     match wait {
         Wait::Ready => match algorithm.delay(state, now) {
             0 => Outcome::Allowed,
@@ -96,20 +99,5 @@ fn verdict<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, now: Tick) -> 
         },
         Wait::After(micros) => Outcome::Denied(Duration::from_micros(micros)),
         Wait::Never => Outcome::Never,
-    }
-}
-
-fn next_after<A: Algorithm>(
-    algorithm: &A,
-    state: &A::State,
-    remaining: u64,
-    now: Tick,
-) -> Option<u64> {
-    if remaining >= algorithm.limit() {
-        return None;
-    }
-    match algorithm.wait(state, remaining + 1, now) {
-        Wait::After(micros) => Some(micros),
-        Wait::Ready | Wait::Never => None,
     }
 }

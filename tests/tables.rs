@@ -45,6 +45,7 @@ on_each_store! {
     a_set_is_charged_all_or_nothing,
     a_clock_that_goes_back_an_hour_and_forward_again_mints_nothing,
     a_token_bucket_stands_still_while_the_clock_is_back,
+    with_very_many_units_used_a_clock_that_goes_back_still_mints_nothing,
     debts_are_worked_off_and_refunds_stop_at_fresh,
     a_refund_stays_in_the_present_window,
     the_largest_debts_neither_wrap_nor_vanish,
@@ -275,6 +276,23 @@ fn a_token_bucket_stands_still_while_the_clock_is_back<S: Subject>() {
     for (step, (now, allowed)) in table.into_iter().enumerate() {
         assert_eq!(subject.check(now, "k", 1).is_allowed(), allowed, "step {step}");
     }
+}
+
+/// More than 536,870,911 units of a bucket that regains whole numbers of them rarely: it remembers
+/// the instant of its last take to 9 minutes only.
+fn with_very_many_units_used_a_clock_that_goes_back_still_mints_nothing<S: Subject>() {
+    let mut subject = S::new("token_bucket 999999937/day");
+    assert!(subject.check(MIDNIGHT, "k", 999_999_937).is_allowed());
+    let at_eleven = subject.check(ELEVEN, "k", 1_000_000);
+    assert!(at_eleven.is_allowed());
+    for back in [1, MINUTE, HOUR, 10 * HOUR, 11 * HOUR] {
+        let earlier = subject.decide(ELEVEN - back, "k", Operation::Peek(1));
+        assert!(earlier.remaining() <= at_eleven.remaining());
+        assert!(earlier.reset_after() >= at_eleven.reset_after());
+    }
+    let forward = subject.decide(ELEVEN, "k", Operation::Peek(1));
+    assert_eq!(forward.remaining(), at_eleven.remaining());
+    assert_eq!(forward.reset_after(), at_eleven.reset_after());
 }
 
 fn debts_are_worked_off_and_refunds_stop_at_fresh<S: Subject>() {

@@ -28,10 +28,6 @@ pub struct All<T>(pub T);
 impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
     type State = (A::State, B::State);
 
-    fn fresh(&self) -> Self::State {
-        (self.0.0.fresh(), self.0.1.fresh())
-    }
-
     fn limit(&self) -> u64 {
         self.0.0.limit().min(self.0.1.limit())
     }
@@ -84,27 +80,25 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
 /// An empty list limits nothing, and a limiter by it panics; a [`Policy`](crate::Policy) is
 /// never empty. So does one that is given the state of a list of another length.
 impl<A: Algorithm> Algorithm for All<Vec<A>> {
+    /// Nothing yet, or a state for each limit.
     type State = Box<[A::State]>;
 
-    fn fresh(&self) -> Self::State {
-        self.0.iter().map(A::fresh).collect()
-    }
-
     fn limit(&self) -> u64 {
-        self.0.iter().map(A::limit).min().expect("a set has at least one limit")
+        self.0.iter().map(A::limit).min().expect(NOT_EMPTY)
     }
 
     fn room(&self, state: &Self::State, now: Tick) -> u64 {
-        let rooms = self.zip(state).map(|(limit, state)| limit.room(state, now));
-        rooms.min().expect("a set has at least one limit")
+        self.join(state, |limit, state| limit.room(state, now), u64::min)
     }
 
     fn wait(&self, state: &Self::State, n: u64, now: Tick) -> Wait {
-        let waits = self.zip(state).map(|(limit, state)| limit.wait(state, n, now));
-        waits.max().expect("a set has at least one limit")
+        self.join(state, |limit, state| limit.wait(state, n, now), Wait::max)
     }
 
     fn take(&self, state: &mut Self::State, n: u64, now: Tick) {
+        if state.is_empty() {
+            *state = self.0.iter().map(|_| A::State::default()).collect();
+        }
         self.check_length(state);
         for (limit, state) in self.0.iter().zip(state) {
             limit.take(state, n, now);
@@ -119,21 +113,21 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
     }
 
     fn fresh_after(&self, state: &Self::State, now: Tick) -> u64 {
-        self.zip(state).map(|(limit, state)| limit.fresh_after(state, now)).max().unwrap_or(0)
+        self.join(state, |limit, state| limit.fresh_after(state, now), u64::max)
     }
 
     fn delay(&self, state: &Self::State, now: Tick) -> u64 {
-        self.zip(state).map(|(limit, state)| limit.delay(state, now)).max().unwrap_or(0)
+        self.join(state, |limit, state| limit.delay(state, now), u64::max)
     }
 
     fn binding(&self, state: &Self::State, n: u64, now: Tick) -> Binding {
         let mut before = 0;
-        let bindings = self.zip(state).map(|(limit, state)| {
+        let binding = |limit: &A, state: &A::State| {
             let binding = limit.binding(state, n, now).behind(before);
             before += limit.limit_count();
             binding
-        });
-        bindings.reduce(Binding::stricter).expect("a set has at least one limit")
+        };
+        self.join(state, binding, Binding::stricter)
     }
 
     fn limit_count(&self) -> usize {
@@ -145,13 +139,25 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
     }
 }
 
+const NOT_EMPTY: &str = "a set has at least one limit";
+
 impl<A: Algorithm> All<Vec<A>> {
-    fn zip<'s>(&self, state: &'s [A::State]) -> impl Iterator<Item = (&A, &'s A::State)> {
+    /// What `tell` tells of each limit, joined.
+    fn join<R>(
+        &self,
+        state: &[A::State],
+        mut tell: impl FnMut(&A, &A::State) -> R,
+        join: impl FnMut(R, R) -> R,
+    ) -> R {
         self.check_length(state);
-        self.0.iter().zip(state)
+        let fresh = A::State::default();
+        let states = state.iter().chain(std::iter::repeat(&fresh));
+        let told = self.0.iter().zip(states).map(|(limit, state)| tell(limit, state));
+        told.reduce(join).expect(NOT_EMPTY)
     }
 
     fn check_length(&self, state: &[A::State]) {
-        assert_eq!(self.0.len(), state.len(), "a set was given the state of another one");
+        let fits = state.is_empty() || state.len() == self.0.len();
+        assert!(fits, "a set was given the state of another one");
     }
 }

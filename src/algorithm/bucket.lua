@@ -47,4 +47,6 @@ if rest > 0 then whole = whole + 1 end
 local fresh_after = since + whole - now
 
 --@ write
+-- The longest delay that the other half can keep beside so many units.
+if used > 536870911 and last - since > 536870911 then last = since + 536870911 end
 local state = struct.pack('<ddd', used, since, last)

@@ -3,34 +3,92 @@
 //! The level is the number of units *used*: taken and not yet regained. A token bucket holds
 //! `capacity - level` tokens; a leaky bucket's queue is `level` long.
 
-use super::Wait;
+use super::{Standing, Wait};
 use crate::clock::Tick;
 use crate::error::{Error, Kind};
-use crate::math::{MAX_UNITS, gcd, mul_div_ceil, mul_div_floor};
+use crate::math::{Divisor, MAX_UNITS, gcd, mul_div_ceil, mul_div_floor};
 use crate::quota::Quota;
+use std::fmt;
 use std::time::Duration;
 
 /// What a [`TokenBucket`](super::TokenBucket) or a [`LeakyBucket`](super::LeakyBucket) keeps
 /// for a key: units used, and since when they are being regained.
 ///
 /// It holds whole numbers only, and no setting of the bucket, so it can be read under another
-/// quota. No fraction of a unit is ever lost: `since` moves only by spans in which a whole
+/// quota. No fraction of a unit is ever lost: the time moves only by spans in which a whole
 /// number of units is regained exactly.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+///
+/// It takes 16 bytes.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Hash)]
 pub struct BucketState {
+    /// From the highest bit on: [`Level::since`] in 53 bits, the upper 10 of the short number,
+    /// and whether the short number is the delay.
+    since_and_short: u64,
+    /// The long number in 45 bits, and the lower 19 of the short one.
+    long_and_short: u64,
+}
+
+/// What a [`BucketState`] says: of the units used and the delay from `since` to `last`, one in 45
+/// bits and the other in 29.
+#[derive(Copy, Clone, Debug, Default)]
+struct Level {
     /// Units used at the instant `since`.
     used: u64,
     since: Tick,
-    /// When this state was written; earlier instants read as this one.
+    /// When this was written; earlier instants read as this one.
     last: Tick,
+}
+
+/// The delay is the long number, unless more units are used than the short one can count.
+const LONGEST_SHORT: u64 = (1 << 29) - 1;
+const LOW_BITS: u64 = (1 << 19) - 1;
+
+impl BucketState {
+    #[inline]
+    fn level(self) -> Level {
+        let since = Tick::from_stored(self.since_and_short >> 11);
+        let long = self.long_and_short >> 19;
+        let short = (self.since_and_short << 18) & LONGEST_SHORT & !LOW_BITS
+            | self.long_and_short & LOW_BITS;
+        let (used, delay) =
+            if self.since_and_short & 1 == 0 { (short, long) } else { (long, short) };
+        Level { used, since, last: since.saturating_add(delay) }
+    }
+
+    #[inline]
+    const fn of(since: Tick, short: u64, long: u64, short_is_delay: bool) -> Self {
+        Self {
+            since_and_short: since.as_micros() << 11 | short >> 19 << 1 | short_is_delay as u64,
+            long_and_short: long << 19 | short & LOW_BITS,
+        }
+    }
+}
+
+impl From<Level> for BucketState {
+    #[inline]
+    fn from(Level { used, since, last }: Level) -> Self {
+        let delay = last.micros_since(since);
+        if used <= LONGEST_SHORT {
+            return Self::of(since, used, delay, false);
+        }
+        // A delay of more than 9 minutes is then taken to be so long: where the clock goes back,
+        // time stands still at an earlier instant than it was. Lua does so too.
+        Self::of(since, delay.min(LONGEST_SHORT), used, true)
+    }
+}
+
+impl fmt::Debug for BucketState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.level().fmt(f)
+    }
 }
 
 /// A level falling by `units` every `ticks`, in lowest terms.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Bucket {
     quota: Quota,
-    units: u64,
-    ticks: u64,
+    units: Divisor,
+    ticks: Divisor,
     capacity: u64,
     /// The level that takes fifty years to fall, and the highest that a debt can bring about.
     max_used: u64,
@@ -42,9 +100,9 @@ const FIFTY_YEARS: u64 = 50 * 365 * 86_400 * 1_000_000;
 impl Bucket {
     pub(super) const fn new(quota: Quota) -> Self {
         let divisor = gcd(quota.count(), quota.period_micros());
-        let units = quota.count() / divisor;
-        let ticks = quota.period_micros() / divisor;
-        let in_fifty_years = mul_div_floor(FIFTY_YEARS, units, ticks);
+        let units = Divisor::new(quota.count() / divisor);
+        let ticks = Divisor::new(quota.period_micros() / divisor);
+        let in_fifty_years = mul_div_floor(FIFTY_YEARS, units.get(), ticks);
         Self {
             quota,
             units,
@@ -75,86 +133,123 @@ impl Bucket {
         self.quota
     }
 
+    #[inline]
     pub(super) const fn capacity(&self) -> u64 {
         self.capacity
     }
 
     /// The time in which a whole capacity is regained, where it is a whole number of ticks.
     pub(super) fn window(&self) -> Option<Duration> {
-        let wide = u128::from(self.capacity) * u128::from(self.ticks);
-        let units = u128::from(self.units);
+        let wide = u128::from(self.capacity) * u128::from(self.ticks.get());
+        let units = u128::from(self.units.get());
         let exact = wide.is_multiple_of(units).then_some(wide / units)?;
         Some(Duration::from_micros(u64::try_from(exact).ok()?))
     }
 
-    /// Whole units regained from `since` until `now`.
-    fn regained(&self, state: &BucketState, now: Tick) -> u64 {
-        let elapsed = now.max(state.last).micros_since(state.since);
-        mul_div_floor(elapsed, self.units, self.ticks)
+    /// Whole units regained within so many ticks.
+    #[inline]
+    fn regained(&self, ticks: u64) -> u64 {
+        mul_div_floor(ticks, self.units.get(), self.ticks)
     }
 
-    /// The level now, rounded up.
-    fn used(&self, state: &BucketState, now: Tick) -> u64 {
-        state.used.saturating_sub(self.regained(state, now))
-    }
-
+    #[inline]
     pub(super) fn room(&self, state: &BucketState, now: Tick) -> u64 {
-        self.capacity.saturating_sub(self.used(state, now))
+        let level = state.level();
+        let elapsed = now.max(level.last).micros_since(level.since);
+        // The level now, rounded up.
+        let used = level.used.saturating_sub(self.regained(elapsed));
+        self.capacity.saturating_sub(used)
     }
 
+    #[inline]
     pub(super) fn wait(&self, state: &BucketState, n: u64, now: Tick) -> Wait {
         if n > self.capacity {
             return Wait::Never;
         }
-        let allowed = self.capacity - n;
-        match self.falls_to(state, allowed).micros_since(now.max(state.last)) {
+        match self.falls_after(state, self.capacity - n, now) {
             0 => Wait::Ready,
             micros => Wait::After(micros),
         }
     }
 
-    /// The first instant at which the level is at most `level`.
-    fn falls_to(&self, state: &BucketState, level: u64) -> Tick {
-        let excess = state.used.saturating_sub(level);
-        state.since.saturating_add(mul_div_ceil(excess, self.ticks, self.units))
+    /// Ticks until the level is at most `allowed`.
+    #[inline]
+    fn falls_after(&self, state: &BucketState, allowed: u64, now: Tick) -> u64 {
+        let level = state.level();
+        let falls = self.ticks_for(level.used.saturating_sub(allowed));
+        level.since.saturating_add(falls).micros_since(now.max(level.last))
     }
 
-    pub(super) fn take(&self, state: &mut BucketState, n: u64, now: Tick) {
-        *state = self.at(state, now);
-        state.used = state.used.saturating_add(n).min(self.max_used);
-    }
-
-    pub(super) fn give_back(&self, state: &mut BucketState, n: u64, now: Tick) {
-        state.used = state.used.saturating_sub(n);
-        *state = self.at(state, now);
-        if state.used == 0 {
-            *state = BucketState::default();
+    /// The time in which `units` are regained, rounded up.
+    #[inline]
+    fn ticks_for(&self, units: u64) -> u64 {
+        if self.units.get() == 1 {
+            return units.saturating_mul(self.ticks.get());
         }
-    }
-
-    /// The same level, told from as late an instant as whole numbers allow.
-    fn at(&self, state: &BucketState, now: Tick) -> BucketState {
-        let now = now.max(state.last);
-        if self.regained(state, now) >= state.used {
-            return BucketState { used: 0, since: now, last: now };
-        }
-        let spans = now.micros_since(state.since) / self.ticks;
-        BucketState {
-            used: state.used - spans * self.units,
-            since: state.since.saturating_add(spans * self.ticks),
-            last: now,
-        }
+        mul_div_ceil(units, self.ticks.get(), self.units)
     }
 
     /// Ticks until nothing is used any more. For a queue: until all that is in it has left.
+    #[inline]
     pub(super) fn fresh_after(&self, state: &BucketState, now: Tick) -> u64 {
-        self.falls_to(state, 0).micros_since(now.max(state.last))
+        self.falls_after(state, 0, now)
+    }
+
+    #[inline]
+    pub(super) fn take(&self, state: &mut BucketState, n: u64, now: Tick) {
+        self.charge(state, n, now);
+    }
+
+    /// Takes `n` units, and tells how things stand then: what `room`, `wait` and `fresh_after`
+    /// would tell one by one.
+    #[inline]
+    pub(super) fn charge(&self, state: &mut BucketState, n: u64, now: Tick) -> Standing {
+        let (mut level, regained) = self.at(state.level(), now);
+        if n > 0 {
+            level.used = level.used.saturating_add(n).min(self.max_used);
+            *state = level.into();
+        }
+        if level.used == 0 {
+            return Standing { room: self.capacity, next_after: None, fresh_after: 0 };
+        }
+        let elapsed = level.last.micros_since(level.since);
+        let room = self.capacity.saturating_sub(level.used - regained);
+        let next = level.used - (self.capacity - (room + 1));
+        Standing {
+            room,
+            next_after: Some(self.ticks_for(next) - elapsed),
+            fresh_after: self.ticks_for(level.used) - elapsed,
+        }
+    }
+
+    #[inline]
+    pub(super) fn give_back(&self, state: &mut BucketState, n: u64, now: Tick) {
+        let mut level = state.level();
+        level.used = level.used.saturating_sub(n);
+        let (level, _) = self.at(level, now);
+        *state = if level.used == 0 { BucketState::default() } else { level.into() };
+    }
+
+    /// The same level, told from as late an instant as whole numbers allow, and the whole units
+    /// regained since then, which are fewer than are used.
+    #[inline]
+    fn at(&self, level: Level, now: Tick) -> (Level, u64) {
+        let last = now.max(level.last);
+        let elapsed = last.micros_since(level.since);
+        let regained = self.regained(elapsed);
+        if regained >= level.used {
+            return (Level { used: 0, since: last, last }, 0);
+        }
+        let (spans, _) = self.ticks.div_rem(elapsed);
+        let units = spans * self.units.get();
+        let since = level.since.saturating_add(spans * self.ticks.get());
+        (Level { used: level.used - units, since, last }, regained - units)
     }
 }
 
 #[cfg(feature = "redis")]
 mod in_redis {
-    use super::{Bucket, BucketState};
+    use super::{Bucket, BucketState, Level};
     use crate::algorithm::{Script, ScriptCall, StoredState};
     use crate::clock::Tick;
 
@@ -162,7 +257,7 @@ mod in_redis {
 
     impl Bucket {
         pub(in crate::algorithm) fn script(&self, call: &mut ScriptCall) {
-            call.limit(SCRIPT, &[self.units, self.ticks, self.capacity, self.max_used]);
+            call.limit(SCRIPT, &[self.units.get(), self.ticks.get(), self.capacity, self.max_used]);
         }
     }
 
@@ -171,7 +266,7 @@ mod in_redis {
             let used = stored.number()?;
             let since = Tick::from_micros(stored.number()?);
             let last = Tick::from_micros(stored.number()?);
-            Some(Self { used, since, last })
+            Some(Level { used, since, last }.into())
         }
     }
 }

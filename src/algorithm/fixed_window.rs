@@ -1,6 +1,6 @@
 use super::{Algorithm, Description, Wait};
 use crate::clock::Tick;
-use crate::math::MAX_UNITS;
+use crate::math::{Divisor, MAX_UNITS};
 use crate::quota::Quota;
 
 /// A counter that starts anew with every window: the quota's count in each period.
@@ -20,7 +20,10 @@ use crate::quota::Quota;
 /// assert!(limiter.check_n("alice", 100).is_allowed());
 /// ```
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FixedWindow(Quota);
+pub struct FixedWindow {
+    quota: Quota,
+    period_micros: Divisor,
+}
 
 /// What a [`FixedWindow`] keeps for a key: the units of a window, and when the last of them
 /// were counted. The window is the one around that instant.
@@ -34,46 +37,47 @@ impl FixedWindow {
     /// The quota's count in each of the quota's periods.
     #[must_use]
     pub const fn new(quota: Quota) -> Self {
-        Self(quota)
+        Self { quota, period_micros: Divisor::new(quota.period_micros()) }
     }
 
     /// The count and the window's length.
     #[must_use]
     pub const fn quota(&self) -> Quota {
-        self.0
+        self.quota
     }
 
     /// The units of the present window.
+    #[inline]
     fn count(&self, state: &FixedWindowState, now: Tick) -> u64 {
-        let window = now.window_start(self.0.period_micros());
+        let window = now.window_start(self.period_micros);
         if state.last >= window { state.count } else { 0 }
     }
 
     /// Ticks until the next window.
+    #[inline]
     fn left(&self, state: &FixedWindowState, now: Tick) -> u64 {
         let now = now.max(state.last);
-        let length = self.0.period_micros();
-        now.window_start(length).saturating_add(length).micros_since(now)
+        let window = now.window_start(self.period_micros);
+        window.saturating_add(self.period_micros.get()).micros_since(now)
     }
 }
 
 impl Algorithm for FixedWindow {
     type State = FixedWindowState;
 
-    fn fresh(&self) -> FixedWindowState {
-        FixedWindowState::default()
-    }
-
+    #[inline]
     fn limit(&self) -> u64 {
-        self.0.count()
+        self.quota.count()
     }
 
+    #[inline]
     fn room(&self, state: &FixedWindowState, now: Tick) -> u64 {
-        self.0.count().saturating_sub(self.count(state, now))
+        self.quota.count().saturating_sub(self.count(state, now))
     }
 
+    #[inline]
     fn wait(&self, state: &FixedWindowState, n: u64, now: Tick) -> Wait {
-        if n > self.0.count() {
+        if n > self.quota.count() {
             Wait::Never
         } else if n <= self.room(state, now) {
             Wait::Ready
@@ -82,24 +86,27 @@ impl Algorithm for FixedWindow {
         }
     }
 
+    #[inline]
     fn take(&self, state: &mut FixedWindowState, n: u64, now: Tick) {
         let count = self.count(state, now).saturating_add(n).min(MAX_UNITS);
         *state = FixedWindowState { count, last: now.max(state.last) };
     }
 
+    #[inline]
     fn give_back(&self, state: &mut FixedWindowState, n: u64, now: Tick) {
         *state = match self.count(state, now).saturating_sub(n) {
-            0 => self.fresh(),
+            0 => FixedWindowState::default(),
             count => FixedWindowState { count, last: now.max(state.last) },
         };
     }
 
+    #[inline]
     fn fresh_after(&self, state: &FixedWindowState, now: Tick) -> u64 {
         if self.count(state, now) == 0 { 0 } else { self.left(state, now) }
     }
 
     fn describe(&self) -> Vec<Description> {
-        vec![Description { name: None, limit: self.limit(), window: Some(self.0.period()) }]
+        vec![Description { name: None, limit: self.limit(), window: Some(self.quota.period()) }]
     }
 }
 
@@ -108,7 +115,7 @@ impl super::Scripted for FixedWindow {
     fn script(&self, call: &mut super::ScriptCall) {
         const SCRIPT: super::Script =
             super::Script::new("fixed_window", include_str!("fixed_window.lua"));
-        call.limit(SCRIPT, &[self.0.count(), self.0.period_micros()]);
+        call.limit(SCRIPT, &[self.quota.count(), self.period_micros.get()]);
     }
 
     fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<FixedWindowState> {

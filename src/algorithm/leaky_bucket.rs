@@ -1,5 +1,5 @@
 use super::bucket::{Bucket, BucketState};
-use super::{Algorithm, Description, Wait};
+use super::{Algorithm, Description, Standing, Wait};
 use crate::clock::Tick;
 use crate::error::Error;
 use crate::quota::Quota;
@@ -89,36 +89,44 @@ impl LeakyBucket {
 impl Algorithm for LeakyBucket {
     type State = BucketState;
 
-    fn fresh(&self) -> BucketState {
-        BucketState::default()
-    }
-
+    #[inline]
     fn limit(&self) -> u64 {
         self.bucket.capacity()
     }
 
+    #[inline]
     fn room(&self, state: &BucketState, now: Tick) -> u64 {
         self.bucket.room(state, now)
     }
 
+    #[inline]
     fn wait(&self, state: &BucketState, n: u64, now: Tick) -> Wait {
         self.bucket.wait(state, n, now)
     }
 
+    #[inline]
     fn take(&self, state: &mut BucketState, n: u64, now: Tick) {
         self.bucket.take(state, n, now);
     }
 
+    #[inline]
     fn give_back(&self, state: &mut BucketState, n: u64, now: Tick) {
         self.bucket.give_back(state, n, now);
     }
 
+    #[inline]
     fn fresh_after(&self, state: &BucketState, now: Tick) -> u64 {
         self.bucket.fresh_after(state, now)
     }
 
+    #[inline]
     fn delay(&self, state: &BucketState, now: Tick) -> u64 {
         if self.nodelay { 0 } else { self.bucket.fresh_after(state, now) }
+    }
+
+    #[inline]
+    fn charge(&self, state: &mut BucketState, n: u64, now: Tick) -> Standing {
+        self.bucket.charge(state, n, now)
     }
 
     fn describe(&self) -> Vec<Description> {

@@ -42,11 +42,9 @@ use std::time::Duration;
 /// - Time that goes backwards stands still: a state that was written at an instant reads, at
 ///   any earlier one, as it does at that instant. Only a fresh state has no instant.
 pub trait Algorithm: Send + Sync {
-    /// What is kept for each key.
-    type State: Send;
-
-    /// The state of a key that was never seen before. It says nothing, not even a time.
-    fn fresh(&self) -> Self::State;
+    /// What is kept for each key. The default is the fresh state of a key that was never seen
+    /// before: it says nothing, not even a time.
+    type State: Clone + Default + Send;
 
     /// The most units that can ever be taken at once; at least 1.
     fn limit(&self) -> u64;
@@ -62,7 +60,7 @@ pub trait Algorithm: Send + Sync {
 
     /// Records that `n` units, 1 or more, were not used after all; never beyond a fresh state, and
     /// never into another window than the one of `now`. Where nothing is left that is used, the
-    /// state becomes [`fresh`](Self::fresh), without even a time, as if it had been dropped.
+    /// state becomes the default, without even a time, as if it had been dropped.
     fn give_back(&self, state: &mut Self::State, n: u64, now: Tick);
 
     /// Microseconds until this state says nothing that a fresh one would not say, if nothing
@@ -74,6 +72,23 @@ pub trait Algorithm: Send + Sync {
     /// 0, except for algorithms that keep a queue.
     fn delay(&self, _state: &Self::State, _now: Tick) -> u64 {
         0
+    }
+
+    /// Takes `n` units, or none where that is 0, and tells how things stand then: the
+    /// [`room`](Self::room), the [`wait`](Self::wait) for one unit more than there is room for,
+    /// and [`fresh_after`](Self::fresh_after). To be written anew only where it is cheaper to do
+    /// all this together.
+    fn charge(&self, state: &mut Self::State, n: u64, now: Tick) -> Standing {
+        if n > 0 {
+            self.take(state, n, now);
+        }
+        let room = self.room(state, now);
+        let next = if room < self.limit() { self.wait(state, room + 1, now) } else { Wait::Ready };
+        let next_after = match next {
+            Wait::After(micros) => Some(micros),
+            Wait::Ready | Wait::Never => None,
+        };
+        Standing { room, next_after, fresh_after: self.fresh_after(state, now) }
     }
 
     /// Which limit of a set binds when `n` units are wanted, 0 for none. There is nothing to do
@@ -108,6 +123,17 @@ pub enum Wait {
     After(u64),
     /// They exceed the limit.
     Never,
+}
+
+/// How things stand with a key: see [`Algorithm::charge`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Standing {
+    /// Units that can be taken now.
+    pub room: u64,
+    /// Microseconds until there is room for one unit more; `None` where nothing is missing.
+    pub next_after: Option<u64>,
+    /// Microseconds until the state says nothing any more.
+    pub fresh_after: u64,
 }
 
 /// One limit of a set, as it stands: see [`Decision::binding`](crate::Decision::binding).

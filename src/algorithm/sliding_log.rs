@@ -102,10 +102,6 @@ impl SlidingLogState {
 impl Algorithm for SlidingLog {
     type State = SlidingLogState;
 
-    fn fresh(&self) -> SlidingLogState {
-        SlidingLogState::default()
-    }
-
     fn limit(&self) -> u64 {
         self.0.count()
     }
@@ -158,7 +154,7 @@ impl Algorithm for SlidingLog {
             }
         }
         if state.entries.is_empty() {
-            *state = self.fresh();
+            *state = Self::State::default();
         }
     }
 

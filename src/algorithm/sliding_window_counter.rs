@@ -1,6 +1,6 @@
 use super::{Algorithm, Description, Wait};
 use crate::clock::Tick;
-use crate::math::{MAX_UNITS, mul_div_ceil, mul_div_floor};
+use crate::math::{Divisor, MAX_UNITS, mul_div_ceil, mul_div_floor};
 use crate::quota::Quota;
 
 /// Two counters that stand in for a sliding window: what nearly always serves, at little cost.
@@ -32,7 +32,10 @@ use crate::quota::Quota;
 /// assert_eq!(decision.remaining(), 200 - (150 / 2 + 40));
 /// ```
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SlidingWindowCounter(Quota);
+pub struct SlidingWindowCounter {
+    quota: Quota,
+    period_micros: Divisor,
+}
 
 /// What a [`SlidingWindowCounter`] keeps for a key: the counts of two windows that follow each
 /// other, where the later one begins, and when its last units were counted.
@@ -51,20 +54,21 @@ impl SlidingWindowCounter {
     /// The quota's count in any of the quota's periods, estimated.
     #[must_use]
     pub const fn new(quota: Quota) -> Self {
-        Self(quota)
+        Self { quota, period_micros: Divisor::new(quota.period_micros()) }
     }
 
     /// The count and the window's length.
     #[must_use]
     pub const fn quota(&self) -> Quota {
-        self.0
+        self.quota
     }
 
     /// The state as it reads now: `start` is the present window's, `last` is now.
+    #[inline]
     fn at(&self, state: &SlidingWindowCounterState, now: Tick) -> SlidingWindowCounterState {
-        let length = self.0.period_micros();
+        let length = self.period_micros.get();
         let now = now.max(state.last);
-        let start = now.window_start(length);
+        let start = now.window_start(self.period_micros);
         let mut read = SlidingWindowCounterState { previous: 0, current: 0, start, last: now };
         let latest_previous = state.start.as_micros().checked_sub(1).map(Tick::from_micros);
         for (count, latest) in
@@ -81,44 +85,45 @@ impl SlidingWindowCounter {
     }
 
     /// The part of `previous` that still counts after `elapsed` of the window, rounded up.
+    #[inline]
     fn weighted(&self, previous: u64, elapsed: u64) -> u64 {
-        let length = self.0.period_micros();
-        mul_div_ceil(previous, length - elapsed, length)
+        mul_div_ceil(previous, self.period_micros.get() - elapsed, self.period_micros)
     }
 
     /// How much of a window must pass until at most `allowed` of the `previous` units count.
+    #[inline]
     fn elapsed_until(&self, previous: u64, allowed: u64) -> u64 {
         if previous <= allowed {
             return 0;
         }
-        let length = self.0.period_micros();
-        length - mul_div_floor(allowed, length, previous)
+        let length = self.period_micros.get();
+        length - mul_div_floor(allowed, length, Divisor::new(previous))
     }
 
+    #[inline]
     fn room_at(&self, read: &SlidingWindowCounterState) -> u64 {
         let elapsed = read.last.micros_since(read.start);
         let estimate = self.weighted(read.previous, elapsed).saturating_add(read.current);
-        self.0.count().saturating_sub(estimate)
+        self.quota.count().saturating_sub(estimate)
     }
 }
 
 impl Algorithm for SlidingWindowCounter {
     type State = SlidingWindowCounterState;
 
-    fn fresh(&self) -> SlidingWindowCounterState {
-        SlidingWindowCounterState::default()
-    }
-
+    #[inline]
     fn limit(&self) -> u64 {
-        self.0.count()
+        self.quota.count()
     }
 
+    #[inline]
     fn room(&self, state: &SlidingWindowCounterState, now: Tick) -> u64 {
         self.room_at(&self.at(state, now))
     }
 
+    #[inline]
     fn wait(&self, state: &SlidingWindowCounterState, n: u64, now: Tick) -> Wait {
-        let Some(allowed) = self.0.count().checked_sub(n) else {
+        let Some(allowed) = self.quota.count().checked_sub(n) else {
             return Wait::Never;
         };
         let read = self.at(state, now);
@@ -130,25 +135,28 @@ impl Algorithm for SlidingWindowCounter {
             Some(allowed) => self.elapsed_until(read.previous, allowed),
             // Not in this window; in the next one its own units are the previous ones.
             None => {
-                self.0.period_micros().saturating_add(self.elapsed_until(read.current, allowed))
+                self.period_micros.get().saturating_add(self.elapsed_until(read.current, allowed))
             }
         };
         Wait::After(read.start.saturating_add(ready).micros_since(read.last))
     }
 
+    #[inline]
     fn take(&self, state: &mut SlidingWindowCounterState, n: u64, now: Tick) {
         *state = self.at(state, now);
         state.current = state.current.saturating_add(n).min(MAX_UNITS);
     }
 
+    #[inline]
     fn give_back(&self, state: &mut SlidingWindowCounterState, n: u64, now: Tick) {
         *state = self.at(state, now);
         state.current = state.current.saturating_sub(n);
         if (state.previous, state.current) == (0, 0) {
-            *state = self.fresh();
+            *state = Self::State::default();
         }
     }
 
+    #[inline]
     fn fresh_after(&self, state: &SlidingWindowCounterState, now: Tick) -> u64 {
         let read = self.at(state, now);
         let windows = match (read.previous, read.current) {
@@ -156,12 +164,12 @@ impl Algorithm for SlidingWindowCounter {
             (_, 0) => 1,
             _ => 2,
         };
-        let end = read.start.saturating_add(windows * self.0.period_micros());
+        let end = read.start.saturating_add(windows * self.period_micros.get());
         end.micros_since(read.last)
     }
 
     fn describe(&self) -> Vec<Description> {
-        vec![Description { name: None, limit: self.limit(), window: Some(self.0.period()) }]
+        vec![Description { name: None, limit: self.limit(), window: Some(self.quota.period()) }]
     }
 }
 
@@ -172,7 +180,7 @@ impl super::Scripted for SlidingWindowCounter {
             "sliding_window_counter",
             include_str!("sliding_window_counter.lua"),
         );
-        call.limit(SCRIPT, &[self.0.count(), self.0.period_micros()]);
+        call.limit(SCRIPT, &[self.quota.count(), self.period_micros.get()]);
     }
 
     fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<SlidingWindowCounterState> {

@@ -1,5 +1,5 @@
 use super::bucket::{Bucket, BucketState};
-use super::{Algorithm, Description, Wait};
+use super::{Algorithm, Description, Standing, Wait};
 use crate::clock::Tick;
 use crate::error::Error;
 use crate::quota::Quota;
@@ -62,32 +62,39 @@ impl TokenBucket {
 impl Algorithm for TokenBucket {
     type State = BucketState;
 
-    fn fresh(&self) -> BucketState {
-        BucketState::default()
-    }
-
+    #[inline]
     fn limit(&self) -> u64 {
         self.0.capacity()
     }
 
+    #[inline]
     fn room(&self, state: &BucketState, now: Tick) -> u64 {
         self.0.room(state, now)
     }
 
+    #[inline]
     fn wait(&self, state: &BucketState, n: u64, now: Tick) -> Wait {
         self.0.wait(state, n, now)
     }
 
+    #[inline]
     fn take(&self, state: &mut BucketState, n: u64, now: Tick) {
         self.0.take(state, n, now);
     }
 
+    #[inline]
     fn give_back(&self, state: &mut BucketState, n: u64, now: Tick) {
         self.0.give_back(state, n, now);
     }
 
+    #[inline]
     fn fresh_after(&self, state: &BucketState, now: Tick) -> u64 {
         self.0.fresh_after(state, now)
+    }
+
+    #[inline]
+    fn charge(&self, state: &mut BucketState, n: u64, now: Tick) -> Standing {
+        self.0.charge(state, n, now)
     }
 
     fn describe(&self) -> Vec<Description> {

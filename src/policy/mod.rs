@@ -9,8 +9,8 @@ pub use name::Name;
 
 use crate::algorithm::{
     Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
-    SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, TokenBucket,
-    Wait,
+    SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, Standing,
+    TokenBucket, Wait,
 };
 use crate::clock::Tick;
 use crate::decision::Decision;
@@ -90,11 +90,13 @@ enum Choice {
 }
 
 /// What a [`Policy`] keeps for a key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyState(ChoiceState);
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 enum ChoiceState {
+    #[default]
+    Fresh,
     One(LimitState),
     Set(Box<[LimitState]>),
 }
@@ -150,26 +152,29 @@ impl<L: Into<Limit>> From<L> for Policy {
 /// Evaluates `$body` with the limit or the set of limits, and the state that belongs to it.
 macro_rules! choose {
     ($policy:expr, $state:expr, |$algorithm:ident, $s:ident| $body:expr) => {
-        match (&$policy.0, $state) {
-            (Choice::One($algorithm), PolicyState(ChoiceState::One($s))) => $body,
-            (Choice::Set($algorithm), PolicyState(ChoiceState::Set($s))) => $body,
-            _ => panic!("a policy was given the state of another one"),
+        match (&$policy.0, &$state.0) {
+            (Choice::One($algorithm), ChoiceState::One($s)) => $body,
+            (Choice::Set($algorithm), ChoiceState::Set($s)) => $body,
+            (Choice::One($algorithm), ChoiceState::Fresh) => {
+                let $s = &LimitState::default();
+                $body
+            }
+            (Choice::Set($algorithm), ChoiceState::Fresh) => {
+                let $s = &Box::default();
+                $body
+            }
+            _ => panic!("{ANOTHER}"),
         }
     };
 }
+
+const ANOTHER: &str = "a policy was given the state of another one";
 
 /// # Panics
 ///
 /// Given a state that another policy made, of other algorithms or another number of limits.
 impl Algorithm for Policy {
     type State = PolicyState;
-
-    fn fresh(&self) -> PolicyState {
-        PolicyState(match &self.0 {
-            Choice::One(limit) => ChoiceState::One(limit.fresh()),
-            Choice::Set(set) => ChoiceState::Set(set.fresh()),
-        })
-    }
 
     fn limit(&self) -> u64 {
         match &self.0 {
@@ -187,11 +192,33 @@ impl Algorithm for Policy {
     }
 
     fn take(&self, state: &mut PolicyState, n: u64, now: Tick) {
-        choose!(self, state, |choice, s| choice.take(s, n, now));
+        let _ = self.charge(state, n, now);
+    }
+
+    fn charge(&self, state: &mut PolicyState, n: u64, now: Tick) -> Standing {
+        if matches!(state.0, ChoiceState::Fresh) {
+            if n == 0 {
+                return Standing { room: self.limit(), next_after: None, fresh_after: 0 };
+            }
+            state.0 = match &self.0 {
+                Choice::One(_) => ChoiceState::One(LimitState::default()),
+                Choice::Set(_) => ChoiceState::Set(Box::default()),
+            };
+        }
+        match (&self.0, &mut state.0) {
+            (Choice::One(limit), ChoiceState::One(s)) => limit.charge(s, n, now),
+            (Choice::Set(set), ChoiceState::Set(s)) => set.charge(s, n, now),
+            _ => panic!("{ANOTHER}"),
+        }
     }
 
     fn give_back(&self, state: &mut PolicyState, n: u64, now: Tick) {
-        choose!(self, state, |choice, s| choice.give_back(s, n, now));
+        match (&self.0, &mut state.0) {
+            (_, ChoiceState::Fresh) => {}
+            (Choice::One(limit), ChoiceState::One(s)) => limit.give_back(s, n, now),
+            (Choice::Set(set), ChoiceState::Set(s)) => set.give_back(s, n, now),
+            _ => panic!("{ANOTHER}"),
+        }
     }
 
     fn fresh_after(&self, state: &PolicyState, now: Tick) -> u64 {
@@ -275,11 +302,13 @@ enum AnyAlgorithm {
 }
 
 /// What a [`Limit`] keeps for a key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LimitState(AnyState);
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 enum AnyState {
+    #[default]
+    Fresh,
     TokenBucket(BucketState),
     LeakyBucket(BucketState),
     FixedWindow(FixedWindowState),
@@ -314,15 +343,26 @@ macro_rules! each {
     };
     ($limit:expr, $state:expr, |$a:ident, $s:ident| $body:expr) => {
         match (&$limit.algorithm, $state) {
-            (AnyAlgorithm::TokenBucket($a), LimitState(AnyState::TokenBucket($s))) => $body,
-            (AnyAlgorithm::LeakyBucket($a), LimitState(AnyState::LeakyBucket($s))) => $body,
-            (AnyAlgorithm::FixedWindow($a), LimitState(AnyState::FixedWindow($s))) => $body,
-            (AnyAlgorithm::SlidingLog($a), LimitState(AnyState::SlidingLog($s))) => $body,
-            (
-                AnyAlgorithm::SlidingWindowCounter($a),
-                LimitState(AnyState::SlidingWindowCounter($s)),
-            ) => $body,
+            (AnyAlgorithm::TokenBucket($a), AnyState::TokenBucket($s)) => $body,
+            (AnyAlgorithm::LeakyBucket($a), AnyState::LeakyBucket($s)) => $body,
+            (AnyAlgorithm::FixedWindow($a), AnyState::FixedWindow($s)) => $body,
+            (AnyAlgorithm::SlidingLog($a), AnyState::SlidingLog($s)) => $body,
+            (AnyAlgorithm::SlidingWindowCounter($a), AnyState::SlidingWindowCounter($s)) => $body,
             _ => panic!("a limit was given the state of another algorithm"),
+        }
+    };
+}
+
+/// Reads what is `$told` of a state, or of a fresh one.
+macro_rules! read {
+    ($limit:expr, $state:expr, |$a:ident, $s:ident| $told:expr) => {
+        if matches!($state.0, AnyState::Fresh) {
+            each!($limit, |$a| {
+                let $s = &Default::default();
+                $told
+            })
+        } else {
+            each!($limit, &$state.0, |$a, $s| $told)
         }
     };
 }
@@ -333,42 +373,52 @@ macro_rules! each {
 impl Algorithm for Limit {
     type State = LimitState;
 
-    fn fresh(&self) -> LimitState {
-        LimitState(match &self.algorithm {
-            AnyAlgorithm::TokenBucket(a) => AnyState::TokenBucket(a.fresh()),
-            AnyAlgorithm::LeakyBucket(a) => AnyState::LeakyBucket(a.fresh()),
-            AnyAlgorithm::FixedWindow(a) => AnyState::FixedWindow(a.fresh()),
-            AnyAlgorithm::SlidingLog(a) => AnyState::SlidingLog(Box::new(a.fresh())),
-            AnyAlgorithm::SlidingWindowCounter(a) => AnyState::SlidingWindowCounter(a.fresh()),
-        })
-    }
-
     fn limit(&self) -> u64 {
         each!(self, |a| a.limit())
     }
 
     fn room(&self, state: &LimitState, now: Tick) -> u64 {
-        each!(self, state, |a, s| a.room(s, now))
+        read!(self, state, |a, s| a.room(s, now))
     }
 
     fn wait(&self, state: &LimitState, n: u64, now: Tick) -> Wait {
-        each!(self, state, |a, s| a.wait(s, n, now))
+        read!(self, state, |a, s| a.wait(s, n, now))
     }
 
     fn take(&self, state: &mut LimitState, n: u64, now: Tick) {
-        each!(self, state, |a, s| a.take(s, n, now));
+        let _ = self.charge(state, n, now);
+    }
+
+    fn charge(&self, state: &mut LimitState, n: u64, now: Tick) -> Standing {
+        if matches!(state.0, AnyState::Fresh) {
+            if n == 0 {
+                return Standing { room: self.limit(), next_after: None, fresh_after: 0 };
+            }
+            state.0 = match &self.algorithm {
+                AnyAlgorithm::TokenBucket(_) => AnyState::TokenBucket(BucketState::default()),
+                AnyAlgorithm::LeakyBucket(_) => AnyState::LeakyBucket(BucketState::default()),
+                AnyAlgorithm::FixedWindow(_) => AnyState::FixedWindow(FixedWindowState::default()),
+                AnyAlgorithm::SlidingLog(_) => AnyState::SlidingLog(Box::default()),
+                AnyAlgorithm::SlidingWindowCounter(_) => {
+                    AnyState::SlidingWindowCounter(SlidingWindowCounterState::default())
+                }
+            };
+        }
+        each!(self, &mut state.0, |a, s| a.charge(s, n, now))
     }
 
     fn give_back(&self, state: &mut LimitState, n: u64, now: Tick) {
-        each!(self, state, |a, s| a.give_back(s, n, now));
+        if !matches!(state.0, AnyState::Fresh) {
+            each!(self, &mut state.0, |a, s| a.give_back(s, n, now));
+        }
     }
 
     fn fresh_after(&self, state: &LimitState, now: Tick) -> u64 {
-        each!(self, state, |a, s| a.fresh_after(s, now))
+        read!(self, state, |a, s| a.fresh_after(s, now))
     }
 
     fn delay(&self, state: &LimitState, now: Tick) -> u64 {
-        each!(self, state, |a, s| a.delay(s, now))
+        read!(self, state, |a, s| a.delay(s, now))
     }
 
     fn describe(&self) -> Vec<Description> {

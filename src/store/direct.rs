@@ -1,33 +1,34 @@
 use super::Store;
+use super::lock::Lock;
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock};
 use crate::decision::Decision;
 use crate::operation::Operation;
-use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 
 /// One state, for all callers alike: what [`Limiter::direct`](crate::Limiter::direct) uses.
 #[derive(Debug)]
 pub struct Direct<T, C = MonotonicClock> {
-    state: Mutex<T>,
+    state: Lock<T>,
     clock: C,
 }
 
-impl<T, C: Clock> Direct<T, C> {
-    /// A state of `algorithm`, in which nothing is taken yet.
+impl<T: Default, C: Clock> Direct<T, C> {
+    /// A state in which nothing is taken yet.
     #[must_use]
-    pub fn new<A: Algorithm<State = T>>(algorithm: &A, clock: C) -> Self {
-        Self { state: Mutex::new(algorithm.fresh()), clock }
+    pub fn new(clock: C) -> Self {
+        Self { state: Lock::default(), clock }
     }
 
+    #[inline]
     pub(crate) fn apply<A: Algorithm<State = T>>(
         &self,
         algorithm: &A,
         operation: Operation,
     ) -> Decision {
-        let mut state = self.state.lock();
-        operation.apply(algorithm, &mut state, self.clock.now())
+        let now = self.clock.now();
+        operation.apply(algorithm, &mut self.state.lock(), now)
     }
 }
 

@@ -1,16 +1,17 @@
 use super::Store;
+use super::lock::Lock;
+use super::table::Table;
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
 use crate::operation::Operation;
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
-use hashbrown::HashTable;
-use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The states of any number of keys, in this process.
 ///
@@ -19,29 +20,40 @@ use std::sync::LazyLock;
 /// two share a budget are about 3 in 100 million. The hash (foldhash) is not a cryptographic
 /// one: it keeps apart keys that are chosen without knowing the seed.
 ///
-/// There is no background thread. When a shard of the store is full, the states that say
-/// nothing any more (an idle key's, once all that it took has come back) make room for new
-/// ones, and only if that frees too little the shard grows: memory follows the keys that are
-/// in use.
+/// There is no background thread. The states are in small tables; when one of them is full, the
+/// states in it that say nothing any more (an idle key's, once all that it took has come back)
+/// make room for new ones, and only if that frees too little it grows: memory follows the keys
+/// that are in use. A key takes 27 to 31 bytes with a bucket or a fixed window, up to 51 with a
+/// sliding-window counter, and with a log as much as it remembers.
 #[derive(Debug)]
 pub struct Memory<T, C = MonotonicClock> {
-    shards: Box<[Mutex<Shard<T>>]>,
+    shards: Box<[Lock<Shard<T>>]>,
     hasher: SeedableRandomState,
     clock: C,
+    cap: Option<Cap<T>>,
 }
 
 #[derive(Debug)]
 struct Shard<T> {
-    states: HashTable<Entry<T>>,
+    /// One or more, which the lowest bits of a fingerprint choose from: see [`table`](Self::table).
+    tables: Vec<Table<T>>,
+    /// The largest power of two of tables.
+    round: usize,
+    len: usize,
+    /// Decisions for keys that there was no room for, since keys were last dropped for them.
+    turned_away: usize,
     /// The latest instant at which states were dropped. They are fresh from there on, but need
     /// not be so at an earlier one: for keys without a state, time has come that far.
     dropped_at: Tick,
 }
 
+/// What becomes of keys beyond a number of them.
 #[derive(Debug)]
-struct Entry<T> {
-    fingerprint: u64,
-    state: T,
+struct Cap<T> {
+    max_keys: usize,
+    keys: AtomicUsize,
+    /// The one state of all keys that there is no room for.
+    shared: Lock<T>,
 }
 
 /// From the operating system's source of randomness.
@@ -51,73 +63,205 @@ fn random_seed() -> u64 {
 
 static SHARED_SEED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(random_seed()));
 
-impl<T, C: Clock> Memory<T, C> {
+impl<T: Default, C: Clock> Memory<T, C> {
     /// A store without any state, that takes its time from `clock`.
     #[must_use]
     pub fn new(clock: C) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = (threads * 8).next_power_of_two();
-        let shard = || Shard { states: HashTable::new(), dropped_at: Tick::default() };
+        let shards = (threads * 32).next_power_of_two();
         Self {
-            shards: (0..shards).map(|_| Mutex::new(shard())).collect(),
+            shards: (0..shards).map(|_| Lock::new(Shard::new())).collect(),
             hasher: SeedableRandomState::with_seed(random_seed(), &SHARED_SEED),
             clock,
+            cap: None,
         }
     }
+}
 
+impl<T: Clone + Default, C: Clock> Memory<T, C> {
+    /// The same store for no more than so many keys at a time: a bound on its memory, whatever
+    /// keys there are.
+    ///
+    /// When there are as many, and none of those looked at is idle, all further keys together
+    /// have the budget of one. Keys that are in memory are limited as ever, and a key that gets
+    /// a place later starts with no more than that one budget has left. A
+    /// [`Reset`](Operation::Reset) does nothing for a key without a place.
+    ///
+    /// # Panics
+    ///
+    /// Where `keys` is 0.
+    #[must_use]
+    pub fn max_keys(self, keys: usize) -> Self {
+        assert!(keys > 0, "a store must be for one key at least");
+        let cap = Cap { max_keys: keys, keys: AtomicUsize::new(0), shared: Lock::default() };
+        Self { cap: Some(cap), ..self }
+    }
+
+    #[inline]
     pub(crate) fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation) -> Decision
     where
         A: Algorithm<State = T>,
         K: Hash + ?Sized,
     {
-        let fingerprint = self.hasher.hash_one(key);
+        let fingerprint = self.hasher.hash_one(key).min(Table::<T>::MAX_FINGERPRINT);
+        let now = self.clock.now();
         let mut shard = self.shard(fingerprint).lock();
-        // Read under the lock, so that one key's decisions see time in their own order.
-        let now = self.now();
-        if let Some(entry) = shard.states.find_mut(fingerprint, |e| e.fingerprint == fingerprint) {
-            return operation.apply(algorithm, &mut entry.state, now);
+        if let Some(state) = shard.table(fingerprint).get_mut(fingerprint) {
+            return operation.apply(algorithm, state, now);
         }
-        let now = now.max(shard.dropped_at);
-        let mut state = algorithm.fresh();
-        let decision = operation.apply(algorithm, &mut state, now);
-        if decision.reset_after_micros > 0 {
-            if shard.states.len() == shard.states.capacity() {
-                shard.drop_fresh(algorithm, now);
+        self.apply_to_new(algorithm, fingerprint, operation, &mut shard)
+    }
+
+    /// For a key that has no state.
+    #[inline(never)]
+    fn apply_to_new<A: Algorithm<State = T>>(
+        &self,
+        algorithm: &A,
+        fingerprint: u64,
+        operation: Operation,
+        shard: &mut Shard<T>,
+    ) -> Decision {
+        let now = self.now().max(shard.dropped_at);
+        let keep = |state: &T| algorithm.fresh_after(state, now) > 0;
+        let mut state = match &self.cap {
+            None => T::default(),
+            Some(cap) if cap.reserve(shard, |shard| shard.make_room(fingerprint, now, keep)) => {
+                cap.shared.lock().clone()
             }
-            let entry = Entry { fingerprint, state };
-            shard.states.insert_unique(fingerprint, entry, |e| e.fingerprint);
+            Some(_) if operation == Operation::Reset => T::default(),
+            Some(cap) => return operation.apply(algorithm, &mut cap.shared.lock(), now),
+        };
+        let decision = operation.apply(algorithm, &mut state, now);
+        let before = shard.len;
+        if decision.granted > 0 {
+            shard.insert(fingerprint, state, now, keep);
+        }
+        if let Some(cap) = &self.cap {
+            cap.recount(before + 1, shard.len);
         }
         decision
     }
 
+    #[inline]
     fn now(&self) -> Tick {
         self.clock.now().min(Tick::MAX)
     }
 
-    /// The table inside uses a fingerprint's lowest and highest bits, so the shard is chosen by
-    /// bits from its middle.
-    fn shard(&self, fingerprint: u64) -> &Mutex<Shard<T>> {
-        let middle = usize::try_from((fingerprint >> 32) & 0xffff).expect("16 bits");
+    /// A fingerprint's lowest bits choose the table within the shard, its highest ones the place
+    /// within the table.
+    #[inline]
+    fn shard(&self, fingerprint: u64) -> &Lock<Shard<T>> {
+        let middle = usize::from((fingerprint >> 16) as u16);
         &self.shards[middle & (self.shards.len() - 1)]
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().states.len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len).sum()
     }
 
     pub(crate) fn shrink_to_fit<A: Algorithm<State = T>>(&self, algorithm: &A) {
         for shard in &self.shards {
             let mut shard = shard.lock();
-            shard.drop_fresh(algorithm, self.now());
-            shard.states.shrink_to_fit(|entry| entry.fingerprint);
+            let now = self.now().max(shard.dropped_at);
+            let before = shard.len;
+            shard.shrink(now, |state| algorithm.fresh_after(state, now) > 0);
+            if let Some(cap) = &self.cap {
+                cap.recount(before, shard.len);
+            }
         }
     }
 }
 
-impl<T> Shard<T> {
-    fn drop_fresh<A: Algorithm<State = T>>(&mut self, algorithm: &A, now: Tick) {
-        self.states.retain(|entry| algorithm.fresh_after(&entry.state, now) > 0);
-        self.dropped_at = now.max(self.dropped_at);
+impl<T: Default> Cap<T> {
+    /// Whether there is a place for one key more, which is then taken; otherwise it is looked for
+    /// once more when the shard has been asked to `make_room`.
+    fn reserve(&self, shard: &mut Shard<T>, make_room: impl FnOnce(&mut Shard<T>)) -> bool {
+        let take = |keys: usize| (keys < self.max_keys).then_some(keys + 1);
+        let taken = || self.keys.fetch_update(Relaxed, Relaxed, take).is_ok();
+        taken() || {
+            let before = shard.len;
+            make_room(shard);
+            self.recount(before, shard.len);
+            taken()
+        }
+    }
+
+    fn recount(&self, before: usize, after: usize) {
+        if before != after {
+            self.keys.fetch_add(after.wrapping_sub(before), Relaxed);
+        }
+    }
+}
+
+/// A shard has so many tables that each holds about as many keys, up to twice as many: few enough
+/// to build one anew within microseconds.
+const KEYS_PER_TABLE: usize = 512;
+
+impl<T: Default> Shard<T> {
+    fn new() -> Self {
+        Self {
+            tables: vec![Table::default()],
+            round: 1,
+            len: 0,
+            turned_away: 0,
+            dropped_at: Tick::default(),
+        }
+    }
+
+    /// The table of a key. There are a power of two of them, and some more into which the first of
+    /// those have been split in their order (linear hashing, after
+    /// [Litwin](https://dl.acm.org/doi/10.5555/1286887.1286911)).
+    #[inline]
+    fn table(&mut self, fingerprint: u64) -> &mut Table<T> {
+        let bits = usize::from(fingerprint as u16) & (2 * self.round - 1);
+        let index = if bits < self.tables.len() { bits } else { bits - self.round };
+        &mut self.tables[index]
+    }
+
+    fn insert(&mut self, fingerprint: u64, state: T, now: Tick, keep: impl Fn(&T) -> bool) {
+        if self.len >= self.tables.len() * KEYS_PER_TABLE && self.round < 1 << 16 {
+            let next = self.tables.len() - self.round;
+            let apart = self.tables[next].split(self.round as u64);
+            self.tables.push(apart);
+            if self.tables.len() == 2 * self.round {
+                self.round *= 2;
+            }
+        }
+        if self.table(fingerprint).insert(fingerprint, state, keep) {
+            self.recount(now);
+        } else {
+            self.len += 1;
+        }
+    }
+
+    /// Drops what says nothing any more from one table, and does not do so again before keys have
+    /// been turned away in proportion: looking costs each of them the same.
+    fn make_room(&mut self, fingerprint: u64, now: Tick, keep: impl Fn(&T) -> bool) {
+        self.turned_away += 1;
+        let turned_away = self.turned_away;
+        let table = self.table(fingerprint);
+        if turned_away * 8 >= table.len() {
+            table.sweep(keep);
+            self.turned_away = 0;
+            self.recount(now);
+        }
+    }
+
+    fn shrink(&mut self, now: Tick, keep: impl Fn(&T) -> bool) {
+        for table in &mut self.tables {
+            table.sweep(&keep);
+            table.shrink_to_fit();
+        }
+        self.recount(now);
+        if self.len == 0 {
+            *self = Self { dropped_at: self.dropped_at, ..Self::new() };
+        }
+    }
+
+    /// For when states were dropped.
+    fn recount(&mut self, now: Tick) {
+        self.len = self.tables.iter().map(Table::len).sum();
+        self.dropped_at = now;
     }
 }
 

@@ -3,9 +3,13 @@
 #[cfg(feature = "memory")]
 mod direct;
 #[cfg(feature = "memory")]
+mod lock;
+#[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "memory")]
+mod table;
 
 #[cfg(feature = "memory")]
 pub use direct::Direct;

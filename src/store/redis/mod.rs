@@ -312,7 +312,7 @@ impl<A: Scripted> Call<'_, A> {
     /// The decision that the script has made, with all its numbers.
     fn explain(&self, now: Tick, granted: u64, before: Option<&[u8]>) -> Result<Decision, Error> {
         let mut state = match before {
-            None => self.algorithm.fresh(),
+            None => A::State::default(),
             Some(bytes) => {
                 let mut stored = StoredState(bytes);
                 let state = self.algorithm.read_state(&mut stored);
