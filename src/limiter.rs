@@ -213,6 +213,32 @@ mod in_process {
             Self { algorithm, store: Memory::new(clock) }
         }
 
+        /// The same limiter for no more than so many keys at a time: a bound on its memory,
+        /// whatever keys there are.
+        ///
+        /// When there are as many, and none of those looked at is idle, all further keys together
+        /// have the budget of one. Keys that are in memory are limited as ever. A key that gets a
+        /// place later starts with no more than that one budget has left, and a
+        /// [`reset`](Self::reset) does nothing for a key without a place.
+        ///
+        /// ```
+        /// # use tollgate::{FixedWindow, Limiter, ManualClock, Quota, Tick};
+        /// # let clock = ManualClock::new(Tick::from_micros(0));
+        /// let limiter = Limiter::with_clock(FixedWindow::new(Quota::per_minute(2)), clock).max_keys(1);
+        /// assert!(limiter.check("alice").is_allowed());
+        /// assert!(limiter.check_n("mallory", 2).is_allowed());
+        /// assert!(!limiter.check("trudy").is_allowed()); // mallory has spent it
+        /// assert!(limiter.check("alice").is_allowed());
+        /// ```
+        ///
+        /// # Panics
+        ///
+        /// Where `keys` is 0, and where the limiter was asked for a decision before.
+        #[must_use]
+        pub fn max_keys(self, keys: usize) -> Self {
+            Self { store: self.store.max_keys(keys), ..self }
+        }
+
         /// Takes one unit for `key`, if there is one.
         ///
         /// ```

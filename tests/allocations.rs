@@ -14,13 +14,15 @@ struct Counting;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static LIVE_BYTES: AtomicU64 = AtomicU64::new(0);
+static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: every call is handed on to the system's allocator as it came.
 #[allow(unsafe_code, reason = "an allocator cannot be written without")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, Relaxed);
-        LIVE_BYTES.fetch_add(layout.size() as u64, Relaxed);
+        let before = LIVE_BYTES.fetch_add(layout.size() as u64, Relaxed);
+        PEAK_BYTES.fetch_max(before + layout.size() as u64, Relaxed);
         // SAFETY: as the caller of this function promises.
         unsafe { System.alloc(layout) }
     }
@@ -52,6 +54,8 @@ fn memory() {
         decisions_do_not_allocate(policy.parse::<Policy>().unwrap());
     }
 
+    a_key_takes_few_bytes();
+    a_million_keys_at_a_cap_take_no_more_than_it();
     idle_keys_make_room(TokenBucket::new(Quota::per_minute(100)));
     idle_keys_make_room(SlidingLog::new(Quota::per_minute(100)));
     idle_keys_make_room("10/s; fixed_window 100/min".parse::<Policy>().unwrap());
@@ -75,6 +79,39 @@ fn decisions_do_not_allocate<A: Algorithm>(algorithm: A) {
     let before = CALLS.load(Relaxed);
     ask(10_000);
     assert_eq!(CALLS.load(Relaxed) - before, 0, "{}", std::any::type_name::<A>());
+}
+
+/// Of any type, as keys are not kept, and while a million of them come in.
+fn a_key_takes_few_bytes() {
+    let before = LIVE_BYTES.load(Relaxed);
+    PEAK_BYTES.store(before, Relaxed);
+    let limiter = Limiter::new(TokenBucket::new(Quota::per_hour(1)).burst(2));
+    for key in 1..=KEYS {
+        assert!(limiter.check(format!("tenant {key:040}").as_str()).is_allowed());
+        if key >= 100_000 && key % 100_000 == 0 {
+            let bytes = LIVE_BYTES.load(Relaxed) - before;
+            assert!(bytes <= 32 * key, "{bytes} bytes for {key} keys");
+        }
+    }
+    let (live, peak) = (LIVE_BYTES.load(Relaxed) - before, PEAK_BYTES.load(Relaxed) - before);
+    println!("a key of a token bucket: {} hundredths of a byte", live * 100 / KEYS);
+    assert!(peak * 10 <= live * 11, "{peak} bytes at the peak, {live} at the end");
+}
+
+fn a_million_keys_at_a_cap_take_no_more_than_it() {
+    let before = LIVE_BYTES.load(Relaxed);
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let bucket = TokenBucket::new(Quota::per_hour(1));
+    let limiter = Limiter::with_clock(bucket, clock.clone()).max_keys(10_000);
+    for key in 0..KEYS {
+        let _ = black_box(limiter.check(&key));
+        if key % 1_000 == 0 {
+            clock.advance(Duration::from_secs(60));
+        }
+        let bytes = LIVE_BYTES.load(Relaxed) - before;
+        assert!(bytes <= 10_000 * 32 + 50_000, "{bytes} bytes at a cap of 10,000 keys");
+    }
+    assert!((9_000..=10_000).contains(&limiter.len()), "{} keys", limiter.len());
 }
 
 /// A million keys used once, then idle for longer than their window: the next million take

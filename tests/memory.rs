@@ -161,3 +161,76 @@ fn what_is_refused_or_only_asked_keeps_nothing() {
     }
     assert!(limiter.is_empty());
 }
+
+const CAP: u64 = 1_000;
+
+/// A limiter by `policy` for so many keys, of which each is one unit short of its limit.
+fn full(policy: &str, clock: ManualClock) -> Limiter<Policy, Memory<PolicyState, ManualClock>> {
+    let policy = policy.parse::<Policy>().unwrap();
+    let limiter = Limiter::with_clock(policy, clock).max_keys(usize::try_from(CAP).unwrap());
+    for key in 0..CAP {
+        assert_eq!(limiter.check_n(&key, 999).remaining(), 1);
+    }
+    limiter
+}
+
+#[test]
+fn keys_beyond_the_cap_share_one_budget_and_the_others_keep_theirs() {
+    for text in POLICIES {
+        let limiter = full(text, frozen());
+        let strangers = CAP..50 * CAP;
+        let granted: u64 = strangers.map(|key| limiter.check(&key).granted()).sum();
+        assert_eq!(granted, 1_000, "{text}: all strangers together");
+        for key in 0..CAP {
+            assert!(limiter.check(&key).is_allowed(), "{text}");
+            assert!(!limiter.check(&key).is_allowed(), "{text}");
+        }
+        assert_eq!(limiter.len(), 1_000, "{text}");
+    }
+}
+
+#[test]
+fn a_reset_or_a_refund_of_a_key_without_a_place_mints_nothing() {
+    let limiter = full("sliding_log 1000/h", frozen());
+    assert_eq!(limiter.take_up_to("mallory", 5_000).granted(), 1_000);
+    assert_eq!(limiter.reset("trudy").remaining(), 1_000);
+    assert!(!limiter.check("trudy").is_allowed());
+    assert_eq!(limiter.refund("mallory", 10).remaining(), 10); // what is given back is there for all
+    assert!(limiter.check_n("trudy", 10).is_allowed());
+    assert!(!limiter.check("mallory").is_allowed());
+}
+
+/// Every key that was limited is so afterwards, whether it had a place or not.
+#[test]
+fn a_key_that_gets_a_place_later_has_no_fresh_budget() {
+    for text in &POLICIES[..5] {
+        let clock = frozen();
+        let limiter = full(text, clock.clone());
+        // Who has a place is idle now, and makes room for strangers until it is taken.
+        clock.advance(Duration::from_secs(2 * 3_600));
+        let mut strangers = CAP..;
+        let spent = strangers.by_ref().take_while(|key| limiter.check_n(key, 1_000).is_allowed());
+        assert!(spent.count() > 500, "{text}");
+        let late = strangers.start..strangers.start + 10_000;
+        let granted: u64 = late.clone().map(|key| limiter.take_up_to(&key, 1_000).granted()).sum();
+        assert_eq!(granted, 0, "{text}");
+        // Half a window later nobody has more than has come back, place or not.
+        clock.advance(Duration::from_secs(1_800));
+        let most = late.map(|key| limiter.take_up_to(&key, 1_000).granted()).max();
+        assert!(most.unwrap() <= 500, "{text}: {most:?}");
+    }
+}
+
+#[test]
+fn threads_do_not_exceed_the_cap() {
+    let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_hour(1)), frozen()).max_keys(500);
+    let granted = granted(&limiter, 20_000, 1);
+    assert_eq!(limiter.len(), 500);
+    assert_eq!(granted, 501, "one for each key, and one for all others");
+}
+
+#[test]
+#[should_panic(expected = "one key at least")]
+fn a_cap_of_no_keys_is_refused() {
+    let _ = Limiter::new(TokenBucket::new(Quota::per_hour(1))).max_keys(0);
+}

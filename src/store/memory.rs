@@ -3,7 +3,7 @@ use super::lock::Lock;
 use super::table::Table;
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
-use crate::decision::Decision;
+use crate::decision::{Decision, Outcome};
 use crate::operation::Operation;
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
@@ -40,8 +40,6 @@ struct Shard<T> {
     /// The largest power of two of tables.
     round: usize,
     len: usize,
-    /// Decisions for keys that there was no room for, since keys were last dropped for them.
-    turned_away: usize,
     /// The latest instant at which states were dropped. They are fresh from there on, but need
     /// not be so at an earlier one: for keys without a state, time has come that far.
     dropped_at: Tick,
@@ -79,20 +77,16 @@ impl<T: Default, C: Clock> Memory<T, C> {
 }
 
 impl<T: Clone + Default, C: Clock> Memory<T, C> {
-    /// The same store for no more than so many keys at a time: a bound on its memory, whatever
-    /// keys there are.
-    ///
-    /// When there are as many, and none of those looked at is idle, all further keys together
-    /// have the budget of one. Keys that are in memory are limited as ever, and a key that gets
-    /// a place later starts with no more than that one budget has left. A
-    /// [`Reset`](Operation::Reset) does nothing for a key without a place.
+    /// The same store for no more than so many keys at a time: see
+    /// [`Limiter::max_keys`](crate::Limiter::max_keys).
     ///
     /// # Panics
     ///
-    /// Where `keys` is 0.
+    /// Where `keys` is 0, and where there are any keys in the store.
     #[must_use]
     pub fn max_keys(self, keys: usize) -> Self {
         assert!(keys > 0, "a store must be for one key at least");
+        assert_eq!(self.len(), 0, "the number of keys must be bounded before there are any");
         let cap = Cap { max_keys: keys, keys: AtomicUsize::new(0), shared: Lock::default() };
         Self { cap: Some(cap), ..self }
     }
@@ -128,12 +122,17 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             Some(cap) if cap.reserve(shard, |shard| shard.make_room(fingerprint, now, keep)) => {
                 cap.shared.lock().clone()
             }
-            Some(_) if operation == Operation::Reset => T::default(),
+            Some(_) if operation == Operation::Reset => {
+                return operation.apply(algorithm, &mut T::default(), now);
+            }
             Some(cap) => return operation.apply(algorithm, &mut cap.shared.lock(), now),
         };
         let decision = operation.apply(algorithm, &mut state, now);
         let before = shard.len;
-        if decision.granted > 0 {
+        // What is refused keeps nothing, unless the shared state is the reason: then the key is
+        // told a wait that is to be true for it.
+        let denied = matches!(decision.outcome, Outcome::Denied(_));
+        if decision.granted > 0 || denied && !matches!(operation, Operation::Peek(_)) {
             shard.insert(fingerprint, state, now, keep);
         }
         if let Some(cap) = &self.cap {
@@ -151,7 +150,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     /// within the table.
     #[inline]
     fn shard(&self, fingerprint: u64) -> &Lock<Shard<T>> {
-        let middle = usize::from((fingerprint >> 16) as u16);
+        let middle = (fingerprint >> 16 & 0xffff) as usize;
         &self.shards[middle & (self.shards.len() - 1)]
     }
 
@@ -197,15 +196,12 @@ impl<T: Default> Cap<T> {
 /// to build one anew within microseconds.
 const KEYS_PER_TABLE: usize = 512;
 
+/// When there is no room for new keys, looking for it takes no longer than deciding on them.
+const MICROS_BETWEEN_SWEEPS: u64 = 1_000;
+
 impl<T: Default> Shard<T> {
     fn new() -> Self {
-        Self {
-            tables: vec![Table::default()],
-            round: 1,
-            len: 0,
-            turned_away: 0,
-            dropped_at: Tick::default(),
-        }
+        Self { tables: vec![Table::default()], round: 1, len: 0, dropped_at: Tick::default() }
     }
 
     /// The table of a key. There are a power of two of them, and some more into which the first of
@@ -213,7 +209,7 @@ impl<T: Default> Shard<T> {
     /// [Litwin](https://dl.acm.org/doi/10.5555/1286887.1286911)).
     #[inline]
     fn table(&mut self, fingerprint: u64) -> &mut Table<T> {
-        let bits = usize::from(fingerprint as u16) & (2 * self.round - 1);
+        let bits = (fingerprint & 0xffff) as usize & (2 * self.round - 1);
         let index = if bits < self.tables.len() { bits } else { bits - self.round };
         &mut self.tables[index]
     }
@@ -234,15 +230,10 @@ impl<T: Default> Shard<T> {
         }
     }
 
-    /// Drops what says nothing any more from one table, and does not do so again before keys have
-    /// been turned away in proportion: looking costs each of them the same.
+    /// Drops what says nothing any more from one table, if that was not done just now.
     fn make_room(&mut self, fingerprint: u64, now: Tick, keep: impl Fn(&T) -> bool) {
-        self.turned_away += 1;
-        let turned_away = self.turned_away;
-        let table = self.table(fingerprint);
-        if turned_away * 8 >= table.len() {
-            table.sweep(keep);
-            self.turned_away = 0;
+        if now.micros_since(self.dropped_at) >= MICROS_BETWEEN_SWEEPS {
+            self.table(fingerprint).sweep(keep);
             self.recount(now);
         }
     }
