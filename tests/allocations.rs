@@ -55,6 +55,7 @@ fn memory() {
     }
 
     a_key_takes_few_bytes();
+    an_event_in_a_log_takes_few_bytes();
     a_million_keys_at_a_cap_take_no_more_than_it();
     idle_keys_make_room(TokenBucket::new(Quota::per_minute(100)));
     idle_keys_make_room(SlidingLog::new(Quota::per_minute(100)));
@@ -96,6 +97,27 @@ fn a_key_takes_few_bytes() {
     let (live, peak) = (LIVE_BYTES.load(Relaxed) - before, PEAK_BYTES.load(Relaxed) - before);
     println!("a key of a token bucket: {} hundredths of a byte", live * 100 / KEYS);
     assert!(peak * 10 <= live * 11, "{peak} bytes at the peak, {live} at the end");
+}
+
+/// Ten thousand within a second, an hour or a day, and as many of several units each.
+fn an_event_in_a_log_takes_few_bytes() {
+    for (policy, millis, units) in [
+        ("sliding_log 10000/s", 1_000, 1),
+        ("sliding_log 10000/h", 3_600_000, 1),
+        ("sliding_log 10000/d", 86_400_000, 1),
+        ("sliding_log 1000000/min", 60_000, 100),
+    ] {
+        let before = LIVE_BYTES.load(Relaxed);
+        let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+        let limiter = Limiter::direct_with_clock(policy.parse::<Policy>().unwrap(), clock.clone());
+        for event in 1..=10_000 {
+            assert!(limiter.check_n(units).is_allowed(), "{policy}");
+            clock.advance(Duration::from_micros(millis / 10 - event % 2));
+        }
+        let bytes = LIVE_BYTES.load(Relaxed) - before;
+        println!("{policy}: {} hundredths of a byte for each of 10,000 events", bytes / 100);
+        assert!(bytes <= 8 * 10_000, "{policy}: {bytes} bytes for 10,000 events");
+    }
 }
 
 fn a_million_keys_at_a_cap_take_no_more_than_it() {

@@ -4,6 +4,7 @@ mod all;
 mod bucket;
 mod fixed_window;
 mod leaky_bucket;
+mod packed;
 #[cfg(feature = "redis")]
 mod scripted;
 mod sliding_log;

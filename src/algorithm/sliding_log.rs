@@ -1,14 +1,14 @@
+use super::packed::Packed;
 use super::{Algorithm, Description, Wait};
 use crate::clock::Tick;
 use crate::math::MAX_UNITS;
 use crate::quota::Quota;
-use std::collections::VecDeque;
 
 /// Every unit remembered: in no span of the quota's period do more than its count pass.
 ///
-/// The one algorithm that is exact in this sense, at the price of 16 bytes for each instant at
-/// which units were taken within the last period. A unit stops counting exactly one period
-/// after it was taken.
+/// The one algorithm that is exact in this sense, at the price of 4 to 8 bytes for each instant at
+/// which units were taken within the last period (16 in Redis). A unit stops counting exactly one
+/// period after it was taken.
 ///
 /// ```
 /// use std::time::Duration;
@@ -26,18 +26,22 @@ pub struct SlidingLog(Quota);
 /// What a [`SlidingLog`] keeps for a key: the instants at which units were taken, and how many.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SlidingLogState {
-    entries: VecDeque<Entry>,
-    /// The [`Entry::total`] before the first entry.
-    dropped: u64,
+    /// The instant of the first entry.
+    first: Tick,
+    /// The entries before the newest: of each the time to the next one, and its units.
+    older: Packed,
+    /// Of 0 units where there is no entry.
+    newest: Entry,
+    /// The units of all entries.
+    total: u64,
+    /// When this was written; earlier instants read as this one.
     last: Tick,
 }
 
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Entry {
     taken_at: Tick,
-    /// Units taken up to here, these included, so that the units between any two entries are
-    /// one subtraction, and a search halves the log instead of adding it up.
-    total: u64,
+    units: u64,
 }
 
 impl SlidingLog {
@@ -53,49 +57,72 @@ impl SlidingLog {
         self.0
     }
 
-    /// How many entries, from the first on, lie a whole window or more in the past.
-    fn expired(&self, state: &SlidingLogState, now: Tick) -> usize {
-        let now = now.max(state.last);
-        state.entries.partition_point(|entry| self.expiry(entry) <= now)
-    }
-
     fn expiry(&self, entry: &Entry) -> Tick {
         entry.taken_at.saturating_add(self.0.period_micros())
     }
 
     /// Units taken within the window that ends now.
     fn used(&self, state: &SlidingLogState, now: Tick) -> u64 {
-        state.total() - state.total_before(self.expired(state, now))
+        let now = now.max(state.last);
+        if self.expiry(&state.newest) <= now {
+            return 0;
+        }
+        let expired = state.entries().take_while(|entry| self.expiry(entry) <= now);
+        state.total - expired.map(|entry| entry.units).sum::<u64>()
     }
 
     /// Forgets the entries that have expired.
     fn advance(&self, state: &mut SlidingLogState, now: Tick) {
-        let expired = self.expired(state, now);
-        state.dropped = state.total_before(expired);
-        state.entries.drain(..expired);
         state.last = now.max(state.last);
+        while state.total > 0 && state.first.saturating_add(self.0.period_micros()) <= state.last {
+            state.forget_first();
+        }
     }
 }
 
 impl SlidingLogState {
-    fn total(&self) -> u64 {
-        self.total_before(self.entries.len())
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        let mut taken_at = self.first;
+        let older = self.older.iter().map(move |(to_next, units)| {
+            let entry = Entry { taken_at, units };
+            taken_at = taken_at.saturating_add(to_next);
+            entry
+        });
+        older.chain((self.newest.units > 0).then_some(self.newest))
     }
 
-    /// Units taken before the entry at `index`.
-    fn total_before(&self, index: usize) -> u64 {
-        match index.checked_sub(1) {
-            Some(before) => self.entries[before].total,
-            None => self.dropped,
+    fn forget_first(&mut self) {
+        let (to_next, units) = self.older.pop_front().unwrap_or((0, self.newest.units));
+        self.first = self.first.saturating_add(to_next);
+        self.total -= units;
+        if self.total == 0 {
+            self.newest.units = 0;
         }
     }
 
-    /// Counts from the first entry on again, so that totals stay far from the end of a `u64`.
-    fn rebase(&mut self) {
-        for entry in &mut self.entries {
-            entry.total -= self.dropped;
+    /// Returns its units.
+    fn forget_newest(&mut self) -> u64 {
+        let forgotten = self.newest.units;
+        let (to_next, units) = self.older.pop_back().unwrap_or_default();
+        let taken_at = self.newest.taken_at.as_micros() - to_next;
+        self.newest = Entry { taken_at: Tick::from_micros(taken_at), units };
+        self.total -= forgotten;
+        forgotten
+    }
+
+    /// Adds an entry that is not older than the newest one; its units are not 0.
+    fn push(&mut self, entry: Entry) {
+        if self.total == 0 {
+            self.first = entry.taken_at;
+            self.newest = entry;
+        } else if self.newest.taken_at == entry.taken_at {
+            self.newest.units += entry.units;
+        } else {
+            self.older
+                .push_back(entry.taken_at.micros_since(self.newest.taken_at), self.newest.units);
+            self.newest = entry;
         }
-        self.dropped = 0;
+        self.total += entry.units;
     }
 }
 
@@ -114,53 +141,46 @@ impl Algorithm for SlidingLog {
         let Some(allowed) = self.0.count().checked_sub(n) else {
             return Wait::Never;
         };
-        let Some(excess) = self.used(state, now).checked_sub(allowed).filter(|&excess| excess > 0)
-        else {
-            return Wait::Ready;
-        };
         // The entry with which enough units expire; those behind it do not matter.
-        let enough = state.total_before(self.expired(state, now)) + excess;
-        let decisive = state.entries.partition_point(|entry| entry.total < enough);
-        let ready = self.expiry(&state.entries[decisive]);
-        Wait::After(ready.micros_since(now.max(state.last)))
+        let mut left = state.total;
+        let decisive = state.entries().take_while(|entry| {
+            let is_missing = left > allowed;
+            left -= entry.units;
+            is_missing
+        });
+        let ready = decisive.last().map(|entry| self.expiry(&entry)).unwrap_or_default();
+        match ready.micros_since(now.max(state.last)) {
+            0 => Wait::Ready,
+            micros => Wait::After(micros),
+        }
     }
 
     fn take(&self, state: &mut SlidingLogState, n: u64, now: Tick) {
-        let n = n.min(MAX_UNITS - self.used(state, now));
         self.advance(state, now);
-        if n == 0 {
-            return;
-        }
-        if state.total() > MAX_UNITS {
-            state.rebase();
-        }
-        let total = state.total() + n;
-        match state.entries.back_mut() {
-            Some(newest) if newest.taken_at == state.last => newest.total = total,
-            _ => state.entries.push_back(Entry { taken_at: state.last, total }),
+        let units = n.min(MAX_UNITS - state.total);
+        if units > 0 {
+            state.push(Entry { taken_at: state.last, units });
         }
     }
 
     /// The newest units are given back first.
     fn give_back(&self, state: &mut SlidingLogState, n: u64, now: Tick) {
         self.advance(state, now);
-        let total = state.total().saturating_sub(n).max(state.dropped);
-        while state.entries.back().is_some_and(|newest| newest.total > total) {
-            let older = state.total_before(state.entries.len() - 1);
-            if older < total {
-                state.entries.back_mut().expect("there is a newest entry").total = total;
-            } else {
-                state.entries.pop_back();
-            }
+        let mut left = n;
+        while left >= state.newest.units && state.total > 0 {
+            left -= state.forget_newest();
         }
-        if state.entries.is_empty() {
-            *state = Self::State::default();
+        if state.total == 0 {
+            *state = SlidingLogState::default();
+        } else {
+            state.newest.units -= left;
+            state.total -= left;
         }
     }
 
     fn fresh_after(&self, state: &SlidingLogState, now: Tick) -> u64 {
-        let newest = state.entries.back().map(|newest| self.expiry(newest));
-        newest.unwrap_or_default().micros_since(now.max(state.last))
+        let left = self.expiry(&state.newest).micros_since(now.max(state.last));
+        if state.total > 0 { left } else { 0 }
     }
 
     fn describe(&self) -> Vec<Description> {
@@ -178,11 +198,14 @@ impl super::Scripted for SlidingLog {
 
     fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<SlidingLogState> {
         let last = Tick::from_micros(stored.number()?);
-        let mut entries = VecDeque::new();
+        let mut state = SlidingLogState { last, ..SlidingLogState::default() };
         for _ in 0..stored.short_number()? {
             let taken_at = Tick::from_micros(stored.number()?);
-            entries.push_back(Entry { taken_at, total: stored.number()? });
+            let units = stored.number()?.checked_sub(state.total)?;
+            if units > 0 {
+                state.push(Entry { taken_at, units });
+            }
         }
-        Some(SlidingLogState { entries, dropped: 0, last })
+        Some(state)
     }
 }
