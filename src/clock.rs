@@ -134,13 +134,15 @@ impl Clock for ManualClock {
 }
 
 #[cfg(feature = "memory")]
-pub use monotonic::MonotonicClock;
+pub use monotonic::{CoarseClock, MonotonicClock};
 
 #[cfg(feature = "memory")]
 mod monotonic {
     use super::{Clock, Tick};
-    use std::sync::LazyLock;
-    use std::time::SystemTime;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use std::sync::{Arc, LazyLock};
+    use std::time::{Duration, SystemTime};
+    use std::{io, thread};
 
     /// The wall clock as it was when first asked for, counted on from there by a clock that
     /// never goes backwards (the processor's, by [`quanta`]).
@@ -178,6 +180,54 @@ mod monotonic {
             Tick::from_micros(self.start_unix_nanos.saturating_add(elapsed) / 1_000)
         }
     }
+
+    /// A [`MonotonicClock`] that is read every so often by a thread of its own, for where reading
+    /// it for each decision is too dear. Its clones are one clock; the thread ends after the last
+    /// of them.
+    ///
+    /// It is late by up to its resolution, and by what the operating system makes the thread wait
+    /// on top. Units may come back so much too late, also for those who have slept for as long as
+    /// they were told; never too early.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{CoarseClock, Limiter, Quota, TokenBucket};
+    ///
+    /// let clock = CoarseClock::start(Duration::from_millis(1))?;
+    /// let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_second(10)), clock);
+    /// assert!(limiter.check("alice").is_allowed());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[derive(Clone, Debug)]
+    pub struct CoarseClock(Arc<AtomicU64>);
+
+    impl CoarseClock {
+        /// A clock that is set every `resolution`.
+        ///
+        /// # Errors
+        ///
+        /// Where no thread can be started.
+        pub fn start(resolution: Duration) -> io::Result<Self> {
+            let clock = MonotonicClock::default();
+            let now = Arc::new(AtomicU64::new(clock.now().as_micros()));
+            let set = Arc::downgrade(&now);
+            thread::Builder::new().name("tollgate-clock".to_owned()).spawn(move || {
+                while let Some(now) = set.upgrade() {
+                    now.store(clock.now().as_micros(), Relaxed);
+                    drop(now);
+                    thread::sleep(resolution);
+                }
+            })?;
+            Ok(Self(now))
+        }
+    }
+
+    impl Clock for CoarseClock {
+        #[inline]
+        fn now(&self) -> Tick {
+            Tick::from_micros(self.0.load(Relaxed))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -205,6 +255,31 @@ mod tests {
             }
         });
         assert_eq!(clock.now(), Tick::from_micros(2_000_000));
+    }
+
+    #[cfg(feature = "memory")]
+    #[test]
+    fn a_coarse_clock_follows_the_other_one_and_its_thread_ends() {
+        let coarse = CoarseClock::start(Duration::from_millis(1)).unwrap();
+        let fine = MonotonicClock::default();
+        let start = coarse.now();
+        assert!(start <= fine.now());
+        while coarse.now().micros_since(start) < 50_000 {
+            std::thread::yield_now();
+            assert!(coarse.now() <= fine.now());
+        }
+        let threads = || {
+            let names = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+            let names = names.filter_map(|task| std::fs::read(task.path().join("comm")).ok());
+            names.filter(|name| name.starts_with(b"tollgate-clock")).count()
+        };
+        let clone = coarse.clone();
+        drop(coarse);
+        assert!(clone.now() >= start);
+        drop(clone);
+        while threads() > 0 {
+            std::thread::yield_now();
+        }
     }
 
     #[cfg(feature = "memory")]

@@ -121,9 +121,9 @@ pub use algorithm::{
 #[cfg(feature = "redis")]
 pub use algorithm::{Script, ScriptCall, Scripted, StoredState};
 pub use boxed::BoxRateLimiter;
-#[cfg(feature = "memory")]
-pub use clock::MonotonicClock;
 pub use clock::{Clock, ManualClock, Tick};
+#[cfg(feature = "memory")]
+pub use clock::{CoarseClock, MonotonicClock};
 pub use decision::{Decision, Outcome};
 pub use error::Error;
 pub use limiter::{Describe, Limiter, RateLimiter};

@@ -194,7 +194,7 @@ impl<T: Default> Cap<T> {
 
 /// A shard has so many tables that each holds about as many keys, up to twice as many: few enough
 /// to build one anew within microseconds.
-const KEYS_PER_TABLE: usize = 512;
+const KEYS_PER_TABLE: usize = 128;
 
 /// When there is no room for new keys, looking for it takes no longer than deciding on them.
 const MICROS_BETWEEN_SWEEPS: u64 = 1_000;
@@ -223,35 +223,33 @@ impl<T: Default> Shard<T> {
                 self.round *= 2;
             }
         }
-        if self.table(fingerprint).insert(fingerprint, state, keep) {
-            self.recount(now);
-        } else {
-            self.len += 1;
+        self.len += 1;
+        if let Some(dropped) = self.table(fingerprint).insert(fingerprint, state, keep) {
+            self.dropped(dropped, now);
         }
     }
 
     /// Drops what says nothing any more from one table, if that was not done just now.
     fn make_room(&mut self, fingerprint: u64, now: Tick, keep: impl Fn(&T) -> bool) {
         if now.micros_since(self.dropped_at) >= MICROS_BETWEEN_SWEEPS {
-            self.table(fingerprint).sweep(keep);
-            self.recount(now);
+            let dropped = self.table(fingerprint).sweep(keep);
+            self.dropped(dropped, now);
         }
     }
 
     fn shrink(&mut self, now: Tick, keep: impl Fn(&T) -> bool) {
         for table in &mut self.tables {
-            table.sweep(&keep);
+            self.len -= table.sweep(&keep);
             table.shrink_to_fit();
         }
-        self.recount(now);
+        self.dropped_at = now;
         if self.len == 0 {
-            *self = Self { dropped_at: self.dropped_at, ..Self::new() };
+            *self = Self { dropped_at: now, ..Self::new() };
         }
     }
 
-    /// For when states were dropped.
-    fn recount(&mut self, now: Tick) {
-        self.len = self.tables.iter().map(Table::len).sum();
+    fn dropped(&mut self, states: usize, now: Tick) {
+        self.len -= states;
         self.dropped_at = now;
     }
 }

@@ -46,10 +46,6 @@ const fn home(fingerprint: u64, homes: usize) -> usize {
 impl<T: Default> Table<T> {
     pub(super) const MAX_FINGERPRINT: u64 = VACANT - 1;
 
-    pub(super) const fn len(&self) -> usize {
-        self.len
-    }
-
     /// Where `fingerprint` is, or where it would have to go in.
     #[inline]
     fn search(&self, fingerprint: u64) -> Result<usize, usize> {
@@ -71,10 +67,15 @@ impl<T: Default> Table<T> {
     }
 
     /// Puts in the state of a key that has none. Where there is no room, the states that are not
-    /// to `keep` are dropped; returns whether that was so.
-    pub(super) fn insert(&mut self, fingerprint: u64, state: T, keep: impl Fn(&T) -> bool) -> bool {
-        let Err(place) = self.put(Place { fingerprint, state }) else { return false };
-        self.sweep(keep);
+    /// to `keep` are dropped; returns how many in that case.
+    pub(super) fn insert(
+        &mut self,
+        fingerprint: u64,
+        state: T,
+        keep: impl Fn(&T) -> bool,
+    ) -> Option<usize> {
+        let Err(place) = self.put(Place { fingerprint, state }) else { return None };
+        let dropped = self.sweep(keep);
         // So much room that the next sweep is as many keys away as this one has cost.
         let wanted = homes_for(self.len + 1);
         let homes = if wanted < self.homes / 4 { self.homes / 2 } else { wanted.max(self.homes) };
@@ -83,7 +84,7 @@ impl<T: Default> Table<T> {
             self.resize(homes);
         }
         assert!(self.put(place).is_ok(), "there is room");
-        true
+        Some(dropped)
     }
 
     /// Puts a key's state into its place, and moves those behind it up to the next vacant place.
@@ -102,27 +103,32 @@ impl<T: Default> Table<T> {
         Ok(())
     }
 
-    /// Drops the states that are not to `keep`.
-    pub(super) fn sweep(&mut self, keep: impl Fn(&T) -> bool) {
-        self.len = 0;
+    /// Drops the states that are not to `keep`; returns how many.
+    pub(super) fn sweep(&mut self, keep: impl Fn(&T) -> bool) -> usize {
+        let before = std::mem::take(&mut self.len);
         let mut end = 0;
         for index in 0..self.places.len() {
             let fingerprint = self.places[index].fingerprint;
             if fingerprint == VACANT {
                 continue;
             }
-            let place = std::mem::take(&mut self.places[index]);
-            if keep(&place.state) {
-                let index = home(fingerprint, self.homes).max(end);
-                self.places[index] = place;
-                end = index + 1;
-                self.len += 1;
+            let to = home(fingerprint, self.homes).max(end);
+            if !keep(&self.places[index].state) {
+                self.places[index] = Place::default();
+                continue;
             }
+            if to != index {
+                self.places[to] = std::mem::take(&mut self.places[index]);
+            }
+            end = to + 1;
+            self.len += 1;
         }
+        before - self.len
     }
 
     fn resize(&mut self, homes: usize) {
-        *self = Self::build(std::mem::take(self).taken().collect(), homes);
+        let taken = std::mem::take(self).taken();
+        *self = Self::build(homes, taken);
     }
 
     fn taken(self) -> impl Iterator<Item = Place<T>> {
@@ -130,19 +136,20 @@ impl<T: Default> Table<T> {
     }
 
     /// A table of these places, which are in order; its last place is vacant.
-    fn build(taken: Vec<Place<T>>, homes: usize) -> Self {
-        let len = taken.len();
-        let mut places = Vec::new();
-        places.resize_with(homes + homes.div_ceil(16).min(8), Place::default);
-        let mut end = 0;
+    fn build(homes: usize, taken: impl Iterator<Item = Place<T>>) -> Self {
+        let mut places = Vec::with_capacity(homes + homes.div_ceil(32));
+        let mut len = 0;
         for place in taken {
-            let index = home(place.fingerprint, homes).max(end);
-            end = index + 1;
-            if places.len() <= end {
-                places.resize_with(end + 1, Place::default);
+            let home = home(place.fingerprint, homes);
+            if places.len() < home {
+                places.resize_with(home, Place::default);
             }
-            places[index] = place;
+            places.push(place);
+            len += 1;
         }
+        let end = places.capacity().max(places.len() + 1);
+        places.reserve_exact(end - places.len());
+        places.resize_with(end, Place::default);
         Self { places: places.into_boxed_slice(), homes, len }
     }
 
@@ -150,21 +157,19 @@ impl<T: Default> Table<T> {
     pub(super) fn split(&mut self, bit: u64) -> Self {
         let all = std::mem::take(self).taken();
         let (apart, left): (Vec<_>, Vec<_>) = all.partition(|place| place.fingerprint & bit != 0);
-        let build = |taken: Vec<_>| {
-            let homes = homes_for(taken.len());
-            Self::build(taken, homes)
-        };
-        *self = build(left);
-        build(apart)
+        let build = |half: Vec<_>| Self::build(homes_for(half.len()), half.into_iter());
+        let [left, apart] = [left, apart].map(build);
+        *self = left;
+        apart
     }
 
     /// Gives back what room it does not need.
     pub(super) fn shrink_to_fit(&mut self) {
-        *self = if self.len == 0 {
-            Self::default()
+        if self.len == 0 {
+            *self = Self::default();
         } else {
-            Self::build(std::mem::take(self).taken().collect(), homes_for(self.len))
-        };
+            self.resize(homes_for(self.len));
+        }
     }
 }
 
@@ -210,7 +215,7 @@ mod tests {
                 if !tree.contains_key(&fingerprint) {
                     let state = random() % 8;
                     let keep = |state: &u64| *state > 0;
-                    if table.insert(fingerprint, state, keep) {
+                    if table.insert(fingerprint, state, keep).is_some() {
                         tree.retain(|_, state| keep(state));
                     }
                     tree.insert(fingerprint, state);
