@@ -1,41 +1,17 @@
 //! What is allocated, counted by the allocator itself. One test, so that nothing else allocates
 //! at the same time.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "common/counting.rs"]
+mod counting;
+
+use counting::{CALLS, LIVE_BYTES, PEAK_BYTES};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tollgate::{
     Algorithm, All, FixedWindow, Limiter, ManualClock, Policy, Quota, SlidingLog,
     SlidingWindowCounter, Tick, TokenBucket,
 };
-
-struct Counting;
-
-static CALLS: AtomicU64 = AtomicU64::new(0);
-static LIVE_BYTES: AtomicU64 = AtomicU64::new(0);
-static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is handed on to the system's allocator as it came.
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Relaxed);
-        let before = LIVE_BYTES.fetch_add(layout.size() as u64, Relaxed);
-        PEAK_BYTES.fetch_max(before + layout.size() as u64, Relaxed);
-        // SAFETY: as the caller of this function promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE_BYTES.fetch_sub(layout.size() as u64, Relaxed);
-        // SAFETY: as the caller of this function promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const KEYS: u64 = 1_000_000;
 

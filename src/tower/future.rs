@@ -68,8 +68,12 @@ where
         Self { stage: Stage::Deciding { deciding, next } }
     }
 
-    pub(super) fn decided(verdict: Verdict<ReqBody, ResBody>, inner: &mut S) -> Self {
-        Self { stage: Stage::decided(verdict, inner) }
+    pub(super) fn decided(
+        verdict: Verdict<ResBody>,
+        request: Request<ReqBody>,
+        inner: &mut S,
+    ) -> Self {
+        Self { stage: Stage::decided(verdict, request, inner) }
     }
 }
 
@@ -77,11 +81,9 @@ impl<S, ReqBody, ResBody, A, E> Stage<S, ReqBody, A, E, Response<ResBody>, S::Fu
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
 {
-    fn decided(verdict: Verdict<ReqBody, ResBody>, inner: &mut S) -> Self {
+    fn decided(verdict: Verdict<ResBody>, request: Request<ReqBody>, inner: &mut S) -> Self {
         match verdict {
-            Verdict::PassOn(request, fields) => {
-                Self::Serving { serving: inner.call(request), fields }
-            }
+            Verdict::PassOn(fields) => Self::Serving { serving: inner.call(request), fields },
             Verdict::Answer(response) => Self::Answered { answer: Some(response) },
         }
     }
@@ -104,10 +106,10 @@ where
             match stage.as_mut().project() {
                 StageProjection::Deciding { deciding, next } => {
                     let decided = ready!(deciding.as_mut().poll(cx));
-                    let Next { mut inner, request, answers, limiter } =
+                    let Next { mut inner, mut request, answers, limiter } =
                         next.take().expect(POLLED_AGAIN);
-                    let verdict = answers.judge(decided, limiter, request);
-                    stage.set(Stage::decided(verdict, &mut inner));
+                    let verdict = answers.judge(decided, limiter, &mut request);
+                    stage.set(Stage::decided(verdict, request, &mut inner));
                 }
                 StageProjection::Serving { serving, fields } => {
                     let mut response = ready!(serving.poll(cx))?;

@@ -1,5 +1,6 @@
 //! The fields that tell a client where it stands.
 
+use super::observe::Observer;
 use crate::algorithm::Description;
 use crate::decision::Decision;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -56,12 +57,19 @@ pub(super) struct RateLimitFields {
     style: HeaderStyle,
     policy: Option<HeaderValue>,
     /// In the order of [`Decision::binding`].
-    names: Box<[String]>,
+    limits: Box<[Limit]>,
+}
+
+#[derive(Clone, Debug)]
+struct Limit {
+    observer: Observer,
+    /// The beginning of its member of `RateLimit`, as far as the number of units that remain.
+    member: Box<[u8]>,
 }
 
 impl RateLimitFields {
     pub(super) fn new(limits: &[Description], style: HeaderStyle) -> Self {
-        let names: Box<[String]> = limits
+        let names: Vec<String> = limits
             .iter()
             .enumerate()
             .map(|(index, limit)| match &limit.name {
@@ -76,12 +84,27 @@ impl RateLimitFields {
             }
             HeaderStyle::LegacyEpoch | HeaderStyle::LegacyDelta | HeaderStyle::None => None,
         };
-        Self { style, policy, names }
+        let limit = |name: String| Limit {
+            member: format!("{};r=", Quoted(&name)).into_bytes().into(),
+            observer: Observer::new(name),
+        };
+        Self { style, policy, limits: names.into_iter().map(limit).collect() }
     }
 
-    /// The name of the limit that binds.
-    pub(super) fn name(&self, decision: &Decision) -> &str {
-        &self.names[decision.binding()]
+    /// Who tells of the limit that binds.
+    pub(super) fn observer(&self, decision: &Decision) -> &Observer {
+        &self.limits[decision.binding()].observer
+    }
+
+    fn member(&self, decision: &Decision) -> HeaderValue {
+        let begin = &self.limits[decision.binding()].member;
+        let (mut r, mut t) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let r = r.format(decision.remaining().min(MAX_INTEGER)).as_bytes();
+        let text = match decision.next_after().map(seconds_rounded_up) {
+            Some(seconds) => [begin, r, b";t=", t.format(seconds).as_bytes()].concat(),
+            None => [begin, r].concat(),
+        };
+        HeaderValue::try_from(text).expect(PRINTABLE)
     }
 
     /// The fields for one decision.
@@ -90,14 +113,7 @@ impl RateLimitFields {
         let remaining = decision.remaining().min(MAX_INTEGER);
         let reset = seconds_rounded_up(decision.reset_after());
         let state = match self.style {
-            HeaderStyle::Draft11 => {
-                let mut text = String::with_capacity(48);
-                append(&mut text, format_args!("{};r={remaining}", Quoted(self.name(decision))));
-                if let Some(next_after) = decision.next_after() {
-                    append(&mut text, format_args!(";t={}", seconds_rounded_up(next_after)));
-                }
-                State::List(header_value(text))
-            }
+            HeaderStyle::Draft11 => State::List(self.member(decision)),
             HeaderStyle::Draft7 => {
                 let text = format!("limit={limit}, remaining={remaining}, reset={reset}");
                 State::One(header_value(text))
@@ -216,9 +232,11 @@ fn append(text: &mut String, arguments: fmt::Arguments<'_>) {
     text.write_fmt(arguments).expect("writing to a String cannot fail");
 }
 
+const PRINTABLE: &str = "names are printable ASCII";
+
 /// Takes the text over, without a copy.
 fn header_value(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("names are printable ASCII")
+    HeaderValue::try_from(text).expect(PRINTABLE)
 }
 
 #[cfg(test)]

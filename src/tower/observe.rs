@@ -8,23 +8,66 @@
 use crate::decision::{Decision, Outcome};
 use std::fmt::Display;
 
-/// Counts a request that a limit was asked about: `tollgate_requests_total`, by the limit that
-/// binds and by what came of it.
-pub(super) fn decided(decision: &Decision, policy: &str) {
-    let outcome = match decision.outcome() {
-        Outcome::Allowed => "allowed",
-        Outcome::Delayed(_) => "delayed",
-        Outcome::Denied(_) => "denied",
-        Outcome::Never => "never",
-    };
+/// What is told of one limit's decisions.
+#[derive(Clone, Debug)]
+pub(super) struct Observer {
+    policy: Box<str>,
+    /// Made once: a request is counted without allocating.
     #[cfg(feature = "metrics")]
-    metrics::counter!("tollgate_requests_total", "policy" => policy.to_owned(), "outcome" => outcome)
-        .increment(1);
-    #[cfg(feature = "tracing")]
-    if !decision.is_allowed() {
-        tracing::debug!(policy, outcome, retry_after = ?decision.retry_after(), "refused");
+    counters: [metrics::Key; OUTCOMES.len()],
+}
+
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+const OUTCOMES: [&str; 4] = ["allowed", "delayed", "denied", "never"];
+
+impl Observer {
+    pub(super) fn new(policy: String) -> Self {
+        #[cfg(feature = "metrics")]
+        let counters = OUTCOMES.map(|outcome| {
+            let policy = metrics::Label::new("policy", policy.clone());
+            let outcome = metrics::Label::from_static_parts("outcome", outcome);
+            metrics::Key::from_parts("tollgate_requests_total", vec![policy, outcome])
+        });
+        Self {
+            policy: policy.into(),
+            #[cfg(feature = "metrics")]
+            counters,
+        }
+    }
+
+    pub(super) fn policy(&self) -> &str {
+        &self.policy
+    }
+
+    /// Counts a request that a limit was asked about: `tollgate_requests_total`, by the limit that
+    /// binds and by what came of it.
+    pub(super) fn decided(&self, decision: &Decision) {
+        let outcome = match decision.outcome() {
+            Outcome::Allowed => 0,
+            Outcome::Delayed(_) => 1,
+            Outcome::Denied(_) => 2,
+            Outcome::Never => 3,
+        };
+        #[cfg(feature = "metrics")]
+        metrics::with_recorder(|recorder| {
+            recorder.register_counter(&self.counters[outcome], &METADATA).increment(1);
+        });
+        #[cfg(feature = "tracing")]
+        if !decision.is_allowed() {
+            let retry_after = decision.retry_after();
+            tracing::debug!(
+                policy = self.policy(),
+                outcome = OUTCOMES[outcome],
+                ?retry_after,
+                "refused"
+            );
+        }
     }
 }
+
+#[cfg(feature = "metrics")]
+static METADATA: metrics::Metadata<'_> =
+    metrics::Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
 
 /// Counts a request that nobody could decide on: `tollgate_store_errors_total`.
 pub(super) fn failed(error: &impl Display) {

@@ -45,8 +45,8 @@ impl<R, F> Answers<R, F> {
         &self,
         decided: Result<Decision, E>,
         limiter: usize,
-        request: Request<ReqBody>,
-    ) -> Verdict<ReqBody, ResBody>
+        request: &mut Request<ReqBody>,
+    ) -> Verdict<ResBody>
     where
         R: Refuse<ResBody>,
         F: OnStoreError<E, ResBody>,
@@ -57,8 +57,8 @@ impl<R, F> Answers<R, F> {
             Err(error) => {
                 observe::failed(&error);
                 match self.on_store_error.on_store_error(&error) {
-                    Undecided::PassOn => Verdict::PassOn(request, None),
-                    Undecided::Unavailable => Verdict::Answer(self.unavailable(&request)),
+                    Undecided::PassOn => Verdict::PassOn(None),
+                    Undecided::Unavailable => Verdict::Answer(self.unavailable(request)),
                     Undecided::Answer(response) => Verdict::Answer(response),
                 }
             }
@@ -69,20 +69,21 @@ impl<R, F> Answers<R, F> {
         &self,
         decision: Decision,
         fields: &RateLimitFields,
-        mut request: Request<ReqBody>,
-    ) -> Verdict<ReqBody, ResBody>
+        request: &mut Request<ReqBody>,
+    ) -> Verdict<ResBody>
     where
         R: Refuse<ResBody>,
     {
-        let policy = fields.name(&decision);
-        observe::decided(&decision, policy);
+        let observer = fields.observer(&decision);
+        observer.decided(&decision);
         let values = fields.values(&decision);
         if decision.is_allowed() {
             request.extensions_mut().insert(decision);
-            return Verdict::PassOn(request, Some(values));
+            return Verdict::PassOn(Some(values));
         }
-        let wanted = Wanted::by(&request);
-        let mut response = self.refusal.refuse(&Refusal { decision, policy, wanted });
+        let wanted = Wanted::by(request);
+        let mut response =
+            self.refusal.refuse(&Refusal { decision, policy: observer.policy(), wanted });
         let headers = response.headers_mut();
         set_retry_after(&decision, headers);
         if wanted == Wanted::Grpc {
@@ -132,7 +133,8 @@ fn pushback(decision: &Decision) -> HeaderValue {
     }
 }
 
-pub(super) enum Verdict<ReqBody, ResBody> {
-    PassOn(Request<ReqBody>, Option<RateLimitValues>),
+pub(super) enum Verdict<ResBody> {
+    /// The request is passed on, and the fields are for its answer.
+    PassOn(Option<RateLimitValues>),
     Answer(Response<ResBody>),
 }

@@ -46,25 +46,25 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let answers = &self.layer.answers;
         let asked = self.layer.question.question(&request);
         let Asked { key, cost, limiter } = match asked.and_then(|asked| self.layer.known(asked)) {
             Ok(Some(asked)) => asked,
             Ok(None) => {
-                return ResponseFuture::decided(Verdict::PassOn(request, None), &mut self.inner);
+                return ResponseFuture::decided(Verdict::PassOn(None), request, &mut self.inner);
             }
             Err(error) => {
                 let answer = Verdict::Answer(answers.keyless(&error, &request));
-                return ResponseFuture::decided(answer, &mut self.inner);
+                return ResponseFuture::decided(answer, request, &mut self.inner);
             }
         };
         let operation = Operation::Check(cost);
         if self.layer.longest_wait.is_none()
             && let Some(decided) = self.layer.limiters[limiter].decide_now(&key, operation)
         {
-            let verdict = answers.judge(decided, limiter, request);
-            return ResponseFuture::decided(verdict, &mut self.inner);
+            let verdict = answers.judge(decided, limiter, &mut request);
+            return ResponseFuture::decided(verdict, request, &mut self.inner);
         }
         let limiters = Arc::clone(&self.layer.limiters);
         let longest_wait = self.layer.longest_wait;
