@@ -3,10 +3,15 @@
 //!
 //! `cargo bench --all-features --bench layer`
 
+#[path = "common/in_turn.rs"]
+#[allow(dead_code, reason = "shared with the other comparison")]
+mod in_turn;
+
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{Request, Response};
-use criterion::{Criterion, criterion_group, criterion_main};
+use in_turn::{compare, print_head};
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::hint::black_box;
@@ -19,7 +24,7 @@ use tower::{Layer, Service};
 use tower_governor::GovernorLayer;
 use tower_governor::governor::GovernorConfigBuilder;
 
-/// Does as little as a service can.
+/// Does as little as a service can, which is to set one header.
 #[derive(Clone)]
 struct Inner;
 
@@ -34,7 +39,9 @@ impl Service<Request<Body>> for Inner {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         black_box(request);
-        ready(Ok(Response::new(Body::empty())))
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        ready(Ok(response))
     }
 }
 
@@ -54,41 +61,41 @@ fn answer<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn run<S>(c: &mut Criterion, name: &str, mut service: S)
+/// Answers so many requests, each made and dropped here.
+fn run<S>(service: &S, requests: u64)
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone,
     S::Error: std::fmt::Debug,
 {
-    c.bench_function(name, |b| {
-        b.iter_batched(
-            request,
-            |request| {
-                let response = answer(service.call(request)).unwrap();
-                assert_eq!(response.status(), 200);
-                response
-            },
-            criterion::BatchSize::SmallInput,
-        );
-    });
+    let mut service = service.clone();
+    for _ in 0..requests {
+        let response = answer(service.call(black_box(request()))).unwrap();
+        assert_eq!(black_box(response).status(), 200);
+    }
 }
 
-fn layers(c: &mut Criterion) {
-    let generous = || Limiter::new(TokenBucket::new(Quota::per_second(1_000_000_000)));
-    run(c, "no layer", Inner);
-    run(c, "tollgate", RateLimitLayer::new(generous()).layer(Inner));
-    let bare = RateLimitLayer::new(generous()).headers(HeaderStyle::None);
-    run(c, "tollgate, without fields", bare.layer(Inner));
-
+fn main() {
+    let generous = || Limiter::new(TokenBucket::new(Quota::per_hour(1_000)).burst(100_000_000));
+    let ours = RateLimitLayer::new(generous()).layer(Inner);
+    let ours_bare = RateLimitLayer::new(generous()).headers(HeaderStyle::None).layer(Inner);
     let config = || {
         let mut config = GovernorConfigBuilder::default();
         config.per_nanosecond(1).burst_size(1_000_000_000);
         config
     };
-    let plain = GovernorLayer::new(Arc::new(config().finish().unwrap()));
-    run(c, "tower_governor, without fields", plain.layer(Inner));
-    let fields = GovernorLayer::new(Arc::new(config().use_headers().finish().unwrap()));
-    run(c, "tower_governor", fields.layer(Inner));
+    let theirs = GovernorLayer::new(Arc::new(config().use_headers().finish().unwrap()));
+    let theirs = theirs.layer(Inner);
+    let theirs_bare = GovernorLayer::new(Arc::new(config().finish().unwrap())).layer(Inner);
+    print_head();
+    compare(
+        "an allowed request",
+        &[1],
+        &[
+            ("tollgate", &|_, n| run(&ours, n)),
+            ("tollgate, without fields", &|_, n| run(&ours_bare, n)),
+            ("tower_governor", &|_, n| run(&theirs, n)),
+            ("tower_governor, without fields", &|_, n| run(&theirs_bare, n)),
+            ("no layer", &|_, n| run(&Inner, n)),
+        ],
+    );
 }
-
-criterion_group!(benches, layers);
-criterion_main!(benches);

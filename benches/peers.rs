@@ -3,20 +3,15 @@
 //!
 //! `cargo bench --bench peers`, or with a word of a line's name behind `--` for those lines only.
 
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::float_arithmetic,
-    reason = "statistics"
-)]
+#[path = "common/in_turn.rs"]
+mod in_turn;
 
 use governor::RateLimiter as Governor;
-use std::hash::Hash;
+use in_turn::{compare, is_wanted, print_head};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::Barrier;
-use std::thread;
 use std::time::{Duration, Instant};
 use tollgate::{Clock, CoarseClock, Limiter, MonotonicClock, Quota, TokenBucket};
 
@@ -25,9 +20,6 @@ const SLOW: Quota = Quota::per_hour(1_000);
 const LARGE: u64 = 100_000_000;
 /// Once the first unit has been taken, nothing is allowed.
 const MEAN: Quota = Quota::per_day(1);
-
-const ROUNDS: usize = 15;
-const OPERATIONS: u64 = 500_000;
 
 fn generous() -> TokenBucket {
     TokenBucket::new(SLOW).burst(LARGE)
@@ -39,66 +31,6 @@ fn governors_generous() -> governor::Quota {
 
 fn governors_mean() -> governor::Quota {
     governor::Quota::with_period(Duration::from_secs(86_400)).unwrap()
-}
-
-/// Does so many operations on the thread of this number.
-type Work<'a> = &'a (dyn Fn(u64, u64) + Sync);
-
-/// Nanoseconds for an operation, with so many threads at once.
-fn time(threads: u64, work: Work<'_>) -> f64 {
-    let start = Barrier::new(usize::try_from(threads).unwrap());
-    let times: Vec<f64> = thread::scope(|scope| {
-        let run = |thread| {
-            let start = &start;
-            move || {
-                start.wait();
-                let began = Instant::now();
-                work(thread, OPERATIONS);
-                began.elapsed().as_secs_f64() * 1e9 / OPERATIONS as f64
-            }
-        };
-        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(run(thread))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    times.iter().sum::<f64>() / times.len() as f64
-}
-
-/// The median, the least and the most.
-fn spread(mut values: Vec<f64>) -> [f64; 3] {
-    values.sort_by(f64::total_cmp);
-    [values[values.len() / 2], values[0], values[values.len() - 1]]
-}
-
-fn is_wanted(line: &str) -> bool {
-    let mut words = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
-    words.all(|word| line.contains(&word))
-}
-
-/// Prints a line for each kind of work, and each time as a ratio to the last one's.
-fn compare(line: &str, works: &[(&str, Work<'_>)]) {
-    if !is_wanted(line) {
-        return;
-    }
-    for threads in [1, 2] {
-        let mut times = vec![Vec::new(); works.len()];
-        for round in 0..=ROUNDS {
-            for (times, (_, work)) in times.iter_mut().zip(works) {
-                let time = time(threads, *work);
-                if round > 0 {
-                    times.push(time);
-                }
-            }
-        }
-        let reference = times.last().unwrap().clone();
-        for (times, (name, _)) in times.into_iter().zip(works) {
-            let ratios = times.iter().zip(&reference).map(|(time, other)| time / other).collect();
-            let ([median, least, most], [ratio, low, high]) = (spread(times), spread(ratios));
-            println!(
-                "| {line}, {threads} threads | {name} | {median:.1} ({least:.1} to {most:.1}) \
-                 | {ratio:.2} ({low:.2} to {high:.2}) |"
-            );
-        }
-    }
 }
 
 /// Through all keys in an order that the caches do not foresee, each thread from elsewhere.
@@ -123,6 +55,7 @@ fn direct() {
         .unwrap();
     compare(
         "direct",
+        &[1, 2],
         &[
             ("tollgate", &|_, n| (0..n).for_each(|_| assert!(ours.check().is_allowed()))),
             ("tollgate, coarse clock", &|_, n| {
@@ -143,6 +76,7 @@ fn keyed<K: Hash + Eq + Clone + Sync + Send>(name: &str, keys: &[K]) {
     let governor = Governor::keyed(governors_generous());
     compare(
         &format!("{} {name}", keys.len()),
+        &[1, 2],
         &[
             ("tollgate", &|thread, n| {
                 stride(keys.len(), thread, n, |key| {
@@ -172,6 +106,7 @@ fn denied(keys: usize) {
     }
     compare(
         &format!("{keys} u64, denied"),
+        &[1, 2],
         &[
             ("tollgate", &|thread, n| {
                 stride(keys, thread, n, |key| assert!(!ours.check(black_box(&key)).is_allowed()));
@@ -185,6 +120,12 @@ fn denied(keys: usize) {
     );
 }
 
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::float_arithmetic,
+    reason = "statistics"
+)]
 /// How long single decisions take while so many keys come in, beside what reading the time twice
 /// takes.
 fn stalls(keys: u64) {
@@ -220,7 +161,7 @@ fn flood(cap: usize) {
     let known = Limiter::new(generous());
     let capped = Limiter::new(TokenBucket::new(Quota::per_minute(10))).max_keys(cap);
     let random = |thread: u64, n: u64, ask: &dyn Fn(u64)| {
-        let mut key = thread + Instant::now().elapsed().as_nanos() as u64;
+        let mut key = RandomState::new().hash_one(thread);
         for _ in 0..n {
             key = key.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(thread * 2 + 1);
             ask(key);
@@ -228,6 +169,7 @@ fn flood(cap: usize) {
     };
     compare(
         &format!("a flood of keys at a cap of {cap}"),
+        &[1, 2],
         &[
             ("new keys", &|thread, n| {
                 random(thread, n, &|key| {
@@ -243,12 +185,12 @@ fn flood(cap: usize) {
 }
 
 fn main() {
-    println!("| | | ns (least to most) | ratio to the last |");
-    println!("|---|---|---|---|");
+    print_head();
     let clock = MonotonicClock::default();
     let governors = governor::clock::QuantaClock::default();
     compare(
         "the clock alone",
+        &[1, 2],
         &[
             ("tollgate", &|_, n| (0..n).for_each(|_| _ = black_box(clock.now()))),
             ("governor", &|_, n| {
