@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::program::Server;
+use common::program::{Server, run};
 use reqwest::{Client, Response, StatusCode};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -347,4 +347,18 @@ async fn requests_are_held_back_where_that_is_asked_for() {
     let server = Server::start(&["--policy", "token_bucket 1/h", "--wait", "100"]);
     assert_eq!(get(&client, server.url("/")).await.status(), 200);
     assert_eq!(get(&client, server.url("/")).await.status(), 429);
+}
+
+/// `examples/outbound.rs`: a limited client and a limited server.
+#[test]
+fn a_client_with_the_layer_keeps_to_a_limit() {
+    let printed = run("outbound", &[]);
+    let (millis, refused) = printed
+        .trim_end()
+        .strip_prefix("20 requests in ")
+        .and_then(|rest| rest.split_once(" ms, "))
+        .unwrap_or_else(|| panic!("{printed}"));
+    assert_eq!(refused, "0 refused");
+    // 19 a second, one at a time.
+    assert!(millis.parse::<u64>().unwrap() >= 1_000, "{printed}");
 }

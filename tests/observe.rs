@@ -1,0 +1,143 @@
+//! What the layer tells `metrics` and `tracing`.
+
+use http::{Request, Response, StatusCode};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use tollgate::tower::{FailClosed, FailOpen, RateLimitLayer};
+use tollgate::{
+    Decision, Describe, Description, LeakyBucket, Limiter, Operation, Policy, Quota, RateLimiter,
+};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+/// A store that fails whenever it is asked.
+struct Broken;
+
+impl Describe for Broken {
+    fn describe(&self) -> Vec<Description> {
+        vec![Description { name: None, limit: 1, window: None }]
+    }
+}
+
+impl<K: Sync + ?Sized> RateLimiter<K> for Broken {
+    type Error = std::io::Error;
+
+    async fn decide(&self, _: &K, _: Operation) -> Result<Decision, std::io::Error> {
+        Err(std::io::Error::other("out of order"))
+    }
+}
+
+async fn inner(_: Request<()>) -> Result<Response<String>, Infallible> {
+    Ok(Response::new(String::new()))
+}
+
+/// Each request's answer, of one that costs what it is told.
+fn ask(limiter: &Arc<Limiter<Policy>>, costs: &[u64]) -> Vec<StatusCode> {
+    let ask = |&cost: &u64| {
+        let layer = RateLimitLayer::shared(Arc::clone(limiter))
+            .key(|_: &Request<()>| "k")
+            .cost(move |_: &Request<()>| cost);
+        let service = ServiceBuilder::new().layer(layer).service(service_fn(inner));
+        futures_now(service.oneshot(Request::new(()))).status()
+    };
+    costs.iter().map(ask).collect()
+}
+
+fn futures_now<T>(future: impl Future<Output = Result<T, Infallible>>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let Ok(answer) = runtime.block_on(future);
+    answer
+}
+
+/// Every counter, by its name and labels.
+fn counted(work: impl FnOnce()) -> BTreeMap<String, u64> {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, work);
+    let counters = snapshotter.snapshot().into_vec().into_iter().map(|(key, _, _, value)| {
+        let labels = key.key().labels().map(|label| format!(" {}={}", label.key(), label.value()));
+        let name = format!("{}{}", key.key().name(), labels.collect::<String>());
+        let DebugValue::Counter(count) = value else { panic!("{name} is no counter") };
+        (name, count)
+    });
+    counters.collect()
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is written of the events.
+fn told(work: impl FnOnce()) -> String {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn set() -> Arc<Limiter<Policy>> {
+    Arc::new(Limiter::new("few: fixed_window 3/d; many: fixed_window 5/d".parse().unwrap()))
+}
+
+#[test]
+fn decisions_are_counted_by_limit_and_outcome() {
+    let counts = counted(|| {
+        assert_eq!(ask(&set(), &[1, 1, 1, 1, 2, 4]), [200, 200, 200, 429, 429, 429]);
+        let queue = LeakyBucket::new(Quota::per_second(10));
+        let queue = Arc::new(Limiter::new(Policy::from(queue)));
+        assert_eq!(ask(&queue, &[1, 1]), [200, 200]);
+    });
+    let expected = [
+        ("tollgate_requests_total policy=default outcome=allowed", 1),
+        ("tollgate_requests_total policy=default outcome=delayed", 1),
+        ("tollgate_requests_total policy=few outcome=allowed", 3),
+        ("tollgate_requests_total policy=few outcome=denied", 2),
+        ("tollgate_requests_total policy=few outcome=never", 1),
+    ];
+    assert_eq!(counts, expected.map(|(name, count)| (name.to_owned(), count)).into());
+}
+
+#[test]
+fn a_failing_store_is_counted_and_told_of() {
+    let ask_broken = || {
+        let layer = || RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
+        let open = ServiceBuilder::new().layer(layer().on_store_error(FailOpen));
+        let open = open.service(service_fn(inner)).oneshot(Request::new(()));
+        assert_eq!(futures_now(open).status(), StatusCode::OK);
+        let closed = ServiceBuilder::new().layer(layer().on_store_error(FailClosed));
+        let closed = closed.service(service_fn(inner)).oneshot(Request::new(()));
+        assert_eq!(futures_now(closed).status(), StatusCode::SERVICE_UNAVAILABLE);
+    };
+    assert_eq!(counted(ask_broken), [("tollgate_store_errors_total".to_owned(), 2)].into());
+    let told = told(ask_broken);
+    assert_eq!(told.lines().count(), 2, "{told}");
+    assert!(told.lines().all(|line| line.contains(" WARN ")), "{told}");
+    assert!(told.contains("the rate limit cannot be checked error=out of order"), "{told}");
+}
+
+#[test]
+fn refusals_are_told_of_and_nothing_else() {
+    let told = told(|| {
+        ask(&set(), &[1, 1, 1, 1]);
+    });
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains("DEBUG"), "{told}");
+    assert!(told.contains("refused policy=\"few\" outcome=\"denied\" retry_after=Some("), "{told}");
+}
