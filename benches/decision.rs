@@ -1,10 +1,14 @@
-//! One decision, by each algorithm: without keys, on 100,000 keys, and refused. The clock alone
-//! is the floor.
+//! One decision, by each algorithm, on one thread and on two at once: without keys, on 100,000
+//! keys, and refused. The clock alone is the floor.
 //!
 //! `cargo bench --bench decision`
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
 use tollgate::{
     Algorithm, Clock, FixedWindow, LeakyBucket, Limiter, MonotonicClock, Quota, SlidingLog,
     SlidingWindowCounter, TokenBucket,
@@ -15,8 +19,8 @@ const KEYS: u64 = 100_000;
 /// So much that nothing is refused, over so long that no key is fresh again within the run.
 const GENEROUS: Quota = Quota::per_day(10_000_000_000);
 /// For buckets, the same by their size.
-const SLOW: Quota = Quota::per_hour(1_000_000);
-const LARGE: u64 = 10_000_000_000;
+const SLOW: Quota = Quota::per_hour(1_000);
+const LARGE: u64 = 100_000_000;
 /// So little that everything is, once the first has been taken.
 const MEAN: Quota = Quota::per_day(1);
 /// A log remembers each instant: keep it short.
@@ -27,32 +31,51 @@ fn floor(c: &mut Criterion) {
     c.bench_function("clock alone", |b| b.iter(|| clock.now()));
 }
 
+/// The time of one `ask` on each of 1 and 2 threads, which are given numbers to ask about.
+fn on_threads(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, ask: impl Fn(u64) + Sync) {
+    for threads in [1, 2] {
+        group.bench_function(format!("{name}, {threads} threads"), |b| {
+            b.iter_custom(|times| {
+                let start = Barrier::new(threads);
+                let work = |thread: u64| {
+                    start.wait();
+                    let began = Instant::now();
+                    // A stride through all keys, each time another.
+                    let mut key = thread * KEYS / 2;
+                    for _ in 0..times {
+                        key = (key + 61_803) % KEYS;
+                        ask(key);
+                    }
+                    began.elapsed()
+                };
+                let elapsed: Duration = thread::scope(|scope| {
+                    let work = &work;
+                    let threads =
+                        (0..threads as u64).map(|thread| scope.spawn(move || work(thread)));
+                    let threads: Vec<_> = threads.collect();
+                    threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+                });
+                elapsed / u32::try_from(threads).unwrap()
+            });
+        });
+    }
+}
+
 fn decisions<A: Algorithm + Copy>(c: &mut Criterion, name: &str, generous: A, mean: A) {
     let mut group = c.benchmark_group(name);
+    group.sample_size(30).measurement_time(Duration::from_secs(3));
 
     let direct = Limiter::direct(generous);
-    group.bench_function("direct", |b| b.iter(|| direct.check()));
+    on_threads(&mut group, "direct", |_| _ = black_box(direct.check()));
 
     let keyed = Limiter::new(generous);
-    let mut key = 0;
-    group.bench_function("100,000 keys", |b| {
-        b.iter(|| {
-            // A stride through all keys, each time another.
-            key = (key + 61_803) % KEYS;
-            keyed.check(black_box(&key))
-        });
-    });
+    on_threads(&mut group, "100,000 keys", |key| _ = black_box(keyed.check(black_box(&key))));
 
     let refusing = Limiter::new(mean);
     for key in 0..KEYS {
         assert!(refusing.check(&key).is_allowed());
     }
-    group.bench_function("100,000 keys, refused", |b| {
-        b.iter(|| {
-            key = (key + 61_803) % KEYS;
-            refusing.check(black_box(&key))
-        });
-    });
+    on_threads(&mut group, "refused", |key| _ = black_box(refusing.check(black_box(&key))));
     group.finish();
 }
 

@@ -23,8 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 /// There is no background thread. The states are in small tables; when one of them is full, the
 /// states in it that say nothing any more (an idle key's, once all that it took has come back)
 /// make room for new ones, and only if that frees too little it grows: memory follows the keys
-/// that are in use. A key takes 27 to 31 bytes with a bucket or a fixed window, up to 51 with a
-/// sliding-window counter, and with a log as much as it remembers.
+/// that are in use. With a bucket or a fixed window, a key takes 27 to 31 bytes.
 #[derive(Debug)]
 pub struct Memory<T, C = MonotonicClock> {
     shards: Box<[Lock<Shard<T>>]>,
@@ -43,6 +42,8 @@ struct Shard<T> {
     /// The latest instant at which states were dropped. They are fresh from there on, but need
     /// not be so at an earlier one: for keys without a state, time has come that far.
     dropped_at: Tick,
+    /// When room was last looked for.
+    looked_at: Tick,
 }
 
 /// What becomes of keys beyond a number of them.
@@ -103,7 +104,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         if let Some(state) = shard.table(fingerprint).get_mut(fingerprint) {
             return operation.apply(algorithm, state, now);
         }
-        self.apply_to_new(algorithm, fingerprint, operation, &mut shard)
+        self.apply_to_new(algorithm, fingerprint, operation, now, &mut shard)
     }
 
     /// For a key that has no state.
@@ -113,9 +114,10 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         algorithm: &A,
         fingerprint: u64,
         operation: Operation,
+        now: Tick,
         shard: &mut Shard<T>,
     ) -> Decision {
-        let now = self.now().max(shard.dropped_at);
+        let now = now.min(Tick::MAX).max(shard.dropped_at);
         let keep = |state: &T| algorithm.fresh_after(state, now) > 0;
         let mut state = match &self.cap {
             None => T::default(),
@@ -141,11 +143,6 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         decision
     }
 
-    #[inline]
-    fn now(&self) -> Tick {
-        self.clock.now().min(Tick::MAX)
-    }
-
     /// A fingerprint's lowest bits choose the table within the shard, its highest ones the place
     /// within the table.
     #[inline]
@@ -161,7 +158,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     pub(crate) fn shrink_to_fit<A: Algorithm<State = T>>(&self, algorithm: &A) {
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let now = self.now().max(shard.dropped_at);
+            let now = self.clock.now().min(Tick::MAX).max(shard.dropped_at);
             let before = shard.len;
             shard.shrink(now, |state| algorithm.fresh_after(state, now) > 0);
             if let Some(cap) = &self.cap {
@@ -201,7 +198,13 @@ const MICROS_BETWEEN_SWEEPS: u64 = 1_000;
 
 impl<T: Default> Shard<T> {
     fn new() -> Self {
-        Self { tables: vec![Table::default()], round: 1, len: 0, dropped_at: Tick::default() }
+        Self {
+            tables: vec![Table::default()],
+            round: 1,
+            len: 0,
+            dropped_at: Tick::default(),
+            looked_at: Tick::default(),
+        }
     }
 
     /// The table of a key. There are a power of two of them, and some more into which the first of
@@ -231,26 +234,30 @@ impl<T: Default> Shard<T> {
 
     /// Drops what says nothing any more from one table, if that was not done just now.
     fn make_room(&mut self, fingerprint: u64, now: Tick, keep: impl Fn(&T) -> bool) {
-        if now.micros_since(self.dropped_at) >= MICROS_BETWEEN_SWEEPS {
+        if now.micros_since(self.looked_at) >= MICROS_BETWEEN_SWEEPS {
+            self.looked_at = now;
             let dropped = self.table(fingerprint).sweep(keep);
             self.dropped(dropped, now);
         }
     }
 
     fn shrink(&mut self, now: Tick, keep: impl Fn(&T) -> bool) {
+        let mut dropped = 0;
         for table in &mut self.tables {
-            self.len -= table.sweep(&keep);
+            dropped += table.sweep(&keep);
             table.shrink_to_fit();
         }
-        self.dropped_at = now;
+        self.dropped(dropped, now);
         if self.len == 0 {
-            *self = Self { dropped_at: now, ..Self::new() };
+            *self = Self { dropped_at: self.dropped_at, ..Self::new() };
         }
     }
 
     fn dropped(&mut self, states: usize, now: Tick) {
         self.len -= states;
-        self.dropped_at = now;
+        if states > 0 {
+            self.dropped_at = now;
+        }
     }
 }
 
