@@ -12,10 +12,11 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tollgate::tower::{HeaderStyle, RateLimitLayer, retry_after};
-use tollgate::{Limiter, Quota, TokenBucket};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tollgate::{LeakyBucket, Limiter, Quota, TokenBucket};
+use tower::{ServiceBuilder, ServiceExt};
 
 /// What the API allows: 20 requests a second, 2 at once.
 const API: TokenBucket = TokenBucket::new(Quota::per_second(20)).burst(2);
@@ -36,9 +37,10 @@ async fn api() -> std::io::Result<SocketAddr> {
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = format!("http://{}/", api().await?);
 
-    // A little slower than is allowed: on the way, two requests may come closer together.
-    let ours = TokenBucket::new(Quota::per_second(19)).burst(1);
-    let mut client = ServiceBuilder::new()
+    // A queue: each request has a turn of its own. A little slower than is allowed, as on the way
+    // two requests may come closer together.
+    let ours = LeakyBucket::new(Quota::per_second(19)).capacity(100);
+    let client = ServiceBuilder::new()
         .layer(
             RateLimitLayer::new(Limiter::new(ours))
                 .key(|request: &Request<Body>| request.uri().host().map(str::to_owned))
@@ -51,11 +53,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .service(Client::builder(TokioExecutor::new()).build_http());
 
     let (start, mut refused) = (Instant::now(), 0);
+    let mut calls = JoinSet::new();
     for _ in 0..20 {
-        let request = Request::get(&url).body(Body::empty())?;
-        let response = client.ready().await?.call(request).await?;
+        let call = client.clone().oneshot(Request::get(&url).body(Body::empty())?);
+        calls.spawn(call);
+    }
+    while let Some(response) = calls.join_next().await {
+        let response = response??;
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            // Other clients share the API's limit: wait as it says, but not for ever.
+            // Where others share the API's limit: wait as it says, but not for ever.
             refused += 1;
             sleep(retry_after(&response, Duration::from_secs(10)).unwrap_or_default()).await;
         }

@@ -16,6 +16,9 @@ use std::sync::Arc;
 /// A key type with a lifetime in it is one that all keys must have: for borrowed parts, take a
 /// `BoxRateLimiter<(String, u64)>`, or `for<'a> RateLimiter<(&'a str, u64)>` without a box.
 ///
+/// In the `tower` layer it always needs a choice for when the store fails (`on_store_error`), as
+/// its type does not tell that a limiter in process cannot.
+///
 /// To choose an *algorithm* at run time there is no need for it: a
 /// [`Policy`](crate::Policy) does that.
 ///

@@ -30,13 +30,14 @@
 //!
 //! | algorithm | accuracy | memory for a key | burst | best for |
 //! |---|---|---|---|---|
-//! | [`TokenBucket`] | exact rate | 24 bytes | up to `burst`, then steady | APIs: a pause earns a burst |
-//! | [`LeakyBucket`] | exact rate, even spacing | 24 bytes | none leaves: each is told when to go | feeding something that must not see bursts |
+//! | [`TokenBucket`] | exact rate | 16 bytes | up to `burst`, then steady | APIs: a pause earns a burst |
+//! | [`LeakyBucket`] | exact rate, even spacing | 16 bytes | none leaves: each is told when to go | feeding something that must not see bursts |
 //! | [`FixedWindow`] | up to twice the limit across a boundary | 16 bytes | a whole limit at any time in the window | quotas a day, "resets at midnight" |
-//! | [`SlidingLog`] | exact: never more in any window | 48 bytes, and 16 for each instant | a whole limit at once | low limits that must hold: logins, payments |
-//! | [`SlidingWindowCounter`] | an estimate, exact for even traffic | 32 bytes | a whole limit at once | nearly everything: "100 a minute" as people mean it |
+//! | [`SlidingLog`] | exact: never more in any window | 72 bytes, and 2 to 8 for each instant | a whole limit at once | low limits that must hold: logins, payments |
+//! | [`SlidingWindowCounter`] | an estimate, rounded towards refusing | 32 bytes | a whole limit at once | "100 a minute" as people mean it; not for less than about 20 in a window |
 //!
-//! (To each key, the store adds 8 bytes of fingerprint and the free space of a hash table.)
+//! (To each key, the store adds 8 bytes of fingerprint and a tenth to a quarter for growth. A
+//! [`Policy`] takes 40 bytes for any of them but the log.)
 //!
 //! What that means at a limit of 100 a minute, for a client that sends 100 requests at 11:00:58
 //! and 100 more at 11:01:01, three seconds later:

@@ -97,6 +97,11 @@ pub trait RateLimiter<K: ?Sized>: Describe {
 }
 
 /// Tells of the limits that a limiter applies, without asking it for a decision.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a limiter",
+    note = "an algorithm or a policy becomes one by `Limiter::new(..)`; for one in an `Arc` there is \
+            `RateLimitLayer::shared`, or `&*arc`"
+)]
 pub trait Describe: Send + Sync {
     /// The limits, in the order that [`Decision::binding`] counts in; at least one.
     fn describe(&self) -> Vec<Description>;
@@ -217,9 +222,10 @@ mod in_process {
         /// whatever keys there are.
         ///
         /// When there are as many, and none of those looked at is idle, all further keys together
-        /// have the budget of one. Keys that are in memory are limited as ever. A key that gets a
-        /// place later starts with no more than that one budget has left, and a
-        /// [`reset`](Self::reset) does nothing for a key without a place.
+        /// have the budget of one: what one of them takes or gives back, it takes from all and
+        /// gives to all, and a [`reset`](Self::reset) of one changes nothing. Keys that are in
+        /// memory are limited as ever. A key that gets a place later starts with no more than that
+        /// one budget has left.
         ///
         /// ```
         /// # use tollgate::{FixedWindow, Limiter, ManualClock, Quota, Tick};

@@ -14,7 +14,11 @@ use crate::quota::Quota;
 /// where `previous` and `current` are the counts of two windows aligned to the Unix epoch, and
 /// `elapsed` is how much of the current one has passed: the formula that
 /// [Cloudflare published](https://blog.cloudflare.com/counting-things-a-lot-of-different-things/).
-/// It is exact where the previous window's units came evenly.
+/// It is what a sliding window would count, rounded up, where the previous window's units came
+/// evenly. Rounding up costs up to one unit in each window: a client that always asks as soon as
+/// it may gets 99 of 100 a minute in the long run, 9 of 10, 2 of 3, and of 1 a minute every second
+/// one. For limits below about 20 in a window take a [`TokenBucket`](super::TokenBucket) or a
+/// [`SlidingLog`](super::SlidingLog).
 ///
 /// Units count in full to the end of the window in which they were taken, and then fade over
 /// the next one. Whoever spends the limit at once waits until enough has faded: for one more

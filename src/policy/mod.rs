@@ -24,16 +24,18 @@ use crate::error::{Error, Kind};
 /// policy  = limit *( ";" limit )
 /// limit   = [ NAME ":" ] [ ALGORITHM ] COUNT "/" [ N ] UNIT [ OPTION ... ]
 /// ALGORITHM = token_bucket | leaky_bucket | fixed_window | sliding_log | sliding_window_counter
-///             (left out: sliding_window_counter)
+///             (left out: sliding_window_counter, which is not for small counts: it gives a
+///             steady client about one unit less in each period)
 /// UNIT    = ms | s | sec | second(s) | m | min | minute(s) | h | hour(s) | d | day(s)
 /// OPTION  = burst COUNT (token_bucket) | capacity COUNT (leaky_bucket) | nodelay (leaky_bucket)
 /// ```
 ///
 /// `100/minute`, `token_bucket 1/2s burst 3`,
 /// `burst: token_bucket 10/s burst 20; daily: fixed_window 5000/day`. Spaces do not matter.
-/// [`Display`](std::fmt::Display) writes a text that reads as the same policy.
+/// Everything is in lower case, but names. [`Display`](std::fmt::Display) writes a text that reads as
+/// the same policy.
 ///
-/// A limit without a name is called by its text.
+/// A limit without a name is called by its text, so of two of the same text one needs a name.
 ///
 /// # Configuration files
 ///

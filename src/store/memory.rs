@@ -124,10 +124,12 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             Some(cap) if cap.reserve(shard, |shard| shard.make_room(fingerprint, now, keep)) => {
                 cap.shared.lock().clone()
             }
-            Some(_) if operation == Operation::Reset => {
-                return operation.apply(algorithm, &mut T::default(), now);
+            Some(cap) => {
+                let asked = operation == Operation::Reset;
+                // A reset of one key must not be one of all: it tells how they stand.
+                let operation = if asked { Operation::Refund(0) } else { operation };
+                return operation.apply(algorithm, &mut cap.shared.lock(), now);
             }
-            Some(cap) => return operation.apply(algorithm, &mut cap.shared.lock(), now),
         };
         let decision = operation.apply(algorithm, &mut state, now);
         let before = shard.len;

@@ -3,7 +3,10 @@ use std::borrow::Cow;
 
 /// Tells whose request it is.
 ///
-/// A closure from the request to a key is one, where the key is owned and there always is one:
+/// A closure from the request to a key is one, where the key is owned and there always is one. A
+/// closure cannot refuse: an `Option` or a `Result` that it returns *is* the key, and all requests
+/// without one share a budget. For requests to be answered instead, take [`ApiKey`], or write
+/// [`extract`](Self::extract) as for [`KeyError`].
 ///
 /// ```
 /// # use http::Request;
@@ -124,7 +127,8 @@ enum Source {
 }
 
 impl ApiKey {
-    /// The value of the header `name`, which must be there once.
+    /// The value of the header `name`, which must be there once and not be empty:
+    /// `HeaderName::from_static("x-api-key")`.
     #[must_use]
     pub const fn header(name: HeaderName) -> Self {
         Self { source: Source::Header(name), missing: MissingKey }
@@ -158,14 +162,15 @@ impl<M> ApiKey<M> {
             Source::Bearer => &header::AUTHORIZATION,
         };
         let only = only_line(request.headers(), name)?;
-        match &self.source {
-            Source::Header(_) => Some(only.clone()),
+        let key = match &self.source {
+            Source::Header(_) => only.clone(),
             Source::Bearer => {
                 let (scheme, token) = only.to_str().ok()?.split_once(' ')?;
-                let is_bearer = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty();
-                HeaderValue::from_str(token.trim_start()).ok().filter(|_| is_bearer)
+                scheme.eq_ignore_ascii_case("bearer").then_some(())?;
+                HeaderValue::from_str(token.trim_start()).ok()?
             }
-        }
+        };
+        Some(key).filter(|key| !key.is_empty())
     }
 }
 
@@ -203,7 +208,7 @@ impl<B> KeyExtractor<B> for MissingKey {
     type Key = ();
 
     fn extract(&self, _request: &Request<B>) -> Result<(), KeyError> {
-        Err(KeyError::new(StatusCode::UNAUTHORIZED, "an API key is missing"))
+        Err(KeyError::new(StatusCode::UNAUTHORIZED, "an API key is missing, or there are several"))
     }
 }
 
@@ -327,6 +332,47 @@ mod in_redis {
     impl RedisKey for super::Route {
         fn write_to(&self, key: &mut Vec<u8>) {
             self.path().unwrap_or_default().write_to(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_key_is_there_once_and_says_something() {
+        let by_header = ApiKey::header(HeaderName::from_static("x-api-key"));
+        let table: [(&[&str], Option<&str>); 5] = [
+            (&["17"], Some("17")),
+            (&["a b"], Some("a b")),
+            (&[], None),
+            (&[""], None),
+            (&["17", "17"], None),
+        ];
+        let bearer: [(&[&str], Option<&str>); 8] = [
+            (&["Bearer 17"], Some("17")),
+            (&["bEARER   17"], Some("17")),
+            (&["Bearer"], None),
+            (&["Bearer "], None),
+            (&["Bearer   "], None),
+            (&["Basic 17"], None),
+            (&["17"], None),
+            (&["Bearer 17", "Bearer 18"], None),
+        ];
+        let by_header = table.map(|(lines, key)| (&by_header, "x-api-key", lines, key));
+        let by_bearer = ApiKey::bearer();
+        let by_bearer = bearer.map(|(lines, key)| (&by_bearer, "authorization", lines, key));
+        for (source, name, lines, expected) in by_header.into_iter().chain(by_bearer) {
+            let mut request = Request::new(());
+            for line in lines {
+                request.headers_mut().append(name, HeaderValue::from_str(line).unwrap());
+            }
+            let found = source.extract(&request);
+            let expected = expected.map(|key| KeyOr::Key(HeaderValue::from_str(key).unwrap()));
+            assert_eq!(found.as_ref().ok(), expected.as_ref(), "{name} {lines:?}");
+            let Err(error) = found else { continue };
+            assert_eq!(error.status(), StatusCode::UNAUTHORIZED);
         }
     }
 }

@@ -48,23 +48,25 @@ impl<L: Describe, T> RateLimitLayer<L, Ask<PeerIp, OneUnit, NoneExempt, T>> {
     /// the request to its place in the list, counted from 0: a limit for each tier of customers,
     /// say.
     ///
-    /// They count apart from each other. Limits that hold together, on the same key, are one
+    /// They are of one type: for different algorithms, make each a [`Policy`](crate::Policy). They
+    /// count apart from each other. Limits that hold together, on the same key, are one
     /// [`Policy`](crate::Policy). Where there is no limiter of that place, the request is answered
     /// 500.
     ///
     /// ```
     /// use http::Request;
     /// use tollgate::tower::RateLimitLayer;
-    /// use tollgate::{Limiter, Quota, TokenBucket};
+    /// use tollgate::{Limiter, Policy};
     ///
     /// # #[cfg(feature = "memory")] {
-    /// let free = Limiter::new(TokenBucket::new(Quota::per_minute(10)));
-    /// let pro = Limiter::new(TokenBucket::new(Quota::per_minute(1_000)));
+    /// let free = Limiter::new("free: token_bucket 10/min".parse::<Policy>()?);
+    /// let pro = Limiter::new("pro: sliding_log 1000/min".parse::<Policy>()?);
     /// let layer = RateLimitLayer::choosing([free, pro], |request: &Request<()>| {
     ///     usize::from(request.headers().contains_key("x-pro"))
     /// });
     /// # let _ = layer;
     /// # }
+    /// # Ok::<(), tollgate::Error>(())
     /// ```
     pub fn choosing(limiters: impl IntoIterator<Item = L>, choice: T) -> Self {
         let ask = Ask { key: PeerIp, cost: OneUnit, exempt: NoneExempt, choice };
@@ -116,7 +118,8 @@ impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
     }
 
     /// The same, with requests that are passed on without being asked about: those for which
-    /// `exempt`, a closure from `&Request<_>`, returns `true`.
+    /// `exempt`, a closure from `&Request<_>`, returns `true`. They get no decision from this
+    /// layer; that of an outer one stays in their extensions.
     #[must_use]
     pub fn exempt<X2>(self, exempt: X2) -> RateLimitLayer<L, Ask<E, C, X2, T>, R, F> {
         self.with_question(|Ask { key, cost, choice, .. }| Ask { key, cost, exempt, choice })
@@ -125,7 +128,30 @@ impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
 
 impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// The same, with refused requests answered by `refusal`: a closure from
-    /// [`&Refusal`](super::Refusal) to a response, or a [`Refuse`](super::Refuse).
+    /// [`&Refusal`](super::Refusal) to a response, whose type must be written out, or a
+    /// [`Refuse`](super::Refuse), which makes all of the layer's answers. With a closure those to
+    /// requests without a key (401, 500), or while the store fails (503), are a line of text.
+    ///
+    /// ```
+    /// use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+    /// use tollgate::tower::{RateLimitLayer, Refusal};
+    /// # use tollgate::{Limiter, Quota, TokenBucket};
+    ///
+    /// fn as_json(refusal: &Refusal<'_>) -> Response<String> {
+    ///     let wait = refusal.decision.retry_after().map_or(-1.0, |wait| wait.as_secs_f64());
+    ///     let mut response = Response::new(format!(r#"{{"error":"slow down","wait":{wait}}}"#));
+    ///     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    ///     let json = HeaderValue::from_static("application/json");
+    ///     response.headers_mut().insert(CONTENT_TYPE, json);
+    ///     response
+    /// }
+    ///
+    /// # #[cfg(feature = "memory")] {
+    /// # let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)));
+    /// let layer = RateLimitLayer::new(limiter).refusal(as_json);
+    /// # let _ = layer;
+    /// # }
+    /// ```
     #[must_use]
     pub fn refusal<R2>(self, refusal: R2) -> RateLimitLayer<L, Q, R2, F> {
         self.with_answers(|answers| answers.with_refusal(refusal))
@@ -144,11 +170,15 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     }
 
     /// The same, with requests held back until it is their turn, where that comes within
-    /// `longest`; only others are refused, and at once. A zero does not hold back anything.
+    /// `longest`; what would come later is refused at once. A zero does not hold back anything.
     ///
-    /// A request that a leaky bucket delays is held back so long, any other until there is
-    /// room for it. A client's requests that wait at the same time are not kept in order. This is
-    /// also how to keep to somebody else's limit: around a client, with a key for each host.
+    /// Take a [`LeakyBucket`](crate::LeakyBucket): it gives each request a turn of its own, in the
+    /// order in which they come. With any other algorithm a request is held back until there would
+    /// be room for it, and then asks again: of several that wait for one key, any may come first, and
+    /// one may wait for as long as `longest` and be refused.
+    ///
+    /// This is also how to keep to somebody else's limit: see
+    /// [around a client](super#around-a-client).
     #[must_use]
     pub fn wait(self, longest: Duration) -> Self {
         let longest_wait = Some(longest).filter(|longest| !longest.is_zero());

@@ -1,4 +1,6 @@
-//! Middleware that guards a [`tower`](https://docs.rs/tower) HTTP service with a limiter.
+//! Middleware that guards a [`tower`](https://docs.rs/tower) HTTP service with a limiter: one from
+//! `http::Request<_>` to `http::Response<B>`, where `B` can be made of a `String` for the layer's own
+//! answers (those of axum and `http-body-util`'s `Full` can; [`GrpcOnly`] needs no text).
 //!
 //! [`RateLimitLayer`] asks a limiter for one unit before each request. What is admitted goes on
 //! to the service, with the [`Decision`](crate::Decision) in its extensions; what is not is
@@ -56,7 +58,7 @@
 //! | `MatchedRoute` | the route of axum's router |
 //! | [`RequestMethod`] | the method |
 //! | a tuple of these | each combination has a budget |
-//! | a closure | any key, where there always is one |
+//! | a closure | any key, where there always is one; what it returns is the key, `Result` or not |
 //! | a [`KeyExtractor`] of your own | any key, or an answer to the request |
 //!
 //! # Everything at once
@@ -88,7 +90,7 @@
 //!             // budget. (`ApiKey` does this with a rule of your choice.)
 //!             .key(|request: &Request| request.headers().get("x-api-key").cloned())
 //!             .refusal(|refusal: &Refusal<'_>| -> Response {
-//!                 let text = format!("{{\"violated\":{:?}}}", refusal.policy);
+//!                 let text = format!("too much for {}", refusal.policy);
 //!                 (StatusCode::TOO_MANY_REQUESTS, text).into_response()
 //!             }),
 //!     )
@@ -112,8 +114,32 @@
 //!
 //! Of stacked layers, the outer asks first. What it refuses costs the inner one nothing; what
 //! the inner one refuses has been charged outside. Each appends its own members to the fields,
-//! so give each limit a name. The handler finds the innermost layer's decision. Limits on the
-//! *same* key belong into one [`Policy`](crate::Policy) instead: it charges all or none.
+//! so give each limit a name. The handler finds the decision of the innermost layer that made one.
+//! Limits on the *same* key belong into one [`Policy`](crate::Policy) instead: it charges all or none.
+//!
+//! # Around a client
+//!
+//! A client that is such a service keeps to somebody else's limit by the same layer, with
+//! [`wait`](RateLimitLayer::wait). In `examples/outbound.rs` it is `hyper-util`'s; `reqwest`'s takes
+//! requests of its own, and needs a function around it:
+//!
+//! ```text
+//! let limit = LeakyBucket::new(Quota::per_second(5)).capacity(100);
+//! let layer = RateLimitLayer::new(Limiter::new(limit))
+//!     .key(|request: &http::Request<reqwest::Body>| request.uri().host().map(str::to_owned))
+//!     .headers(HeaderStyle::None)
+//!     .wait(Duration::from_secs(20));
+//! let client = ServiceBuilder::new().layer(layer).service_fn(move |request| {
+//!     let client = client.clone();
+//!     async move {
+//!         let response = client.execute(reqwest::Request::try_from(request)?).await?;
+//!         Ok::<_, reqwest::Error>(http::Response::<reqwest::Body>::from(response))
+//!     }
+//! });
+//! ```
+//!
+//! What would wait for too long is answered 429 by the layer itself. What the other side refuses all
+//! the same says when to ask again: [`retry_after`].
 
 mod client_ip;
 mod failure;
