@@ -4,8 +4,9 @@ use std::ops::DerefMut;
 use std::thread::yield_now;
 
 /// A lock of one byte that is held for nanoseconds: it is taken by one atomic instruction and
-/// given back by a plain store. Whoever finds it taken tries again for about a microsecond, and then
-/// lets other threads run in between, in case the one that holds it needs the processor.
+/// given back by a plain store. Whoever finds it taken tries again after longer and longer spins, for
+/// some microseconds, and then lets other threads run in between, in case the one that holds it needs
+/// the processor.
 ///
 /// It has cache lines of its own (two, as processors fetch them in pairs), so that threads that
 /// take different locks do not meet.

@@ -62,12 +62,15 @@ fn random_seed() -> u64 {
 
 static SHARED_SEED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(random_seed()));
 
+/// An empty shard takes 168 bytes.
+const MAX_SHARDS: usize = 512;
+
 impl<T: Default, C: Clock> Memory<T, C> {
     /// A store without any state, that takes its time from `clock`.
     #[must_use]
     pub fn new(clock: C) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = (threads * 32).next_power_of_two();
+        let shards = (threads * 32).next_power_of_two().min(MAX_SHARDS);
         Self {
             shards: (0..shards).map(|_| Lock::new(Shard::new())).collect(),
             hasher: SeedableRandomState::with_seed(random_seed(), &SHARED_SEED),

@@ -6,7 +6,7 @@
 /// the order allows: linear probing in order, after
 /// [Amble and Knuth](https://doi.org/10.1093/comjnl/17.2.135). So the table can be nine tenths
 /// full, a search for what is not there ends at the first larger fingerprint, and the table grows
-/// by a ninth at a time.
+/// by an eighth at a time.
 #[derive(Debug)]
 pub(super) struct Table<T> {
     places: Box<[Place<T>]>,
