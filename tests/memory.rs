@@ -221,6 +221,49 @@ fn a_key_that_gets_a_place_later_has_no_fresh_budget() {
     }
 }
 
+/// The first place that is free goes to whoever asks next, and that one has spent the shared budget.
+#[test]
+fn a_place_does_not_come_with_a_fresh_budget() {
+    for text in POLICIES {
+        let clock = frozen();
+        let policy = text.parse::<Policy>().unwrap();
+        let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
+        assert!(limiter.check("alice").is_allowed());
+        assert_eq!(limiter.take_up_to("mallory", 5_000).granted(), 1_000, "{text}");
+        // Alice's place says nothing any more.
+        assert_eq!(limiter.refund("alice", 1).remaining(), 1_000, "{text}");
+        clock.advance(Duration::from_millis(2));
+        let refused = limiter.check("mallory");
+        assert!(!refused.is_allowed(), "{text}");
+        // Now it is mallory's, who regains units of her own there.
+        assert_eq!(limiter.take_up_to("trudy", 5_000).granted(), 0, "{text}");
+        clock.advance(refused.retry_after().unwrap());
+        for other in ["trudy", "victor"] {
+            let _ = limiter.take_up_to(other, 5_000);
+        }
+        // A state of a window says nothing any more by then, and has lost its place.
+        let is_bucket = POLICIES[..2].contains(&text);
+        assert!(!is_bucket || limiter.check("mallory").is_allowed(), "{text}");
+    }
+}
+
+/// While their tables grow and are split, again and again.
+#[test]
+fn every_one_of_many_keys_keeps_its_budget() {
+    let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_hour(2)), frozen());
+    let keys = 400_000_u64;
+    for key in 0..keys {
+        assert!(limiter.check(&key).is_allowed());
+        assert_eq!(limiter.peek(&(key / 2)).remaining(), 1);
+    }
+    assert_eq!(limiter.len(), 400_000);
+    for key in 0..keys {
+        assert!(limiter.check(&key).is_allowed());
+        assert!(!limiter.check(&key).is_allowed());
+    }
+    assert_eq!(limiter.len(), 400_000);
+}
+
 #[test]
 fn threads_do_not_exceed_the_cap() {
     let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_hour(1)), frozen()).max_keys(500);

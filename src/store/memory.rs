@@ -92,7 +92,10 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         assert!(keys > 0, "a store must be for one key at least");
         assert_eq!(self.len(), 0, "the number of keys must be bounded before there are any");
         let cap = Cap { max_keys: keys, keys: AtomicUsize::new(0), shared: Lock::default() };
-        Self { cap: Some(cap), ..self }
+        // Room is looked for in one table: where there are few keys, that should be most of them.
+        let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(self.shards.len());
+        let shards = self.shards.into_iter().take(shards).collect();
+        Self { shards, cap: Some(cap), ..self }
     }
 
     #[inline]
@@ -136,8 +139,8 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         };
         let decision = operation.apply(algorithm, &mut state, now);
         let before = shard.len;
-        // What is refused keeps nothing, unless the shared state is the reason: then the key is
-        // told a wait that is to be true for it.
+        // What is refused keeps nothing, unless the shared state is the reason: then the key
+        // regains units of its own from here on.
         let denied = matches!(decision.outcome, Outcome::Denied(_));
         if decision.granted > 0 || denied && !matches!(operation, Operation::Peek(_)) {
             shard.insert(fingerprint, state, now, keep);
