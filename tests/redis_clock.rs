@@ -113,19 +113,24 @@ async fn steps_to_and_fro_mint_no_more_than_the_steps_forward() {
         let limiter = limiter(&server, &policy).await;
         server.step_to(0);
         let start = server.seconds();
-        let (mut now, mut admitted, mut forward, mut minutes_passed) = (0, 0, 0, 0);
+        let (mut now, mut admitted, mut forward) = (0, 0, 0);
+        let (mut minute, mut minutes_passed) = (start / 60, 0);
+        // Between any two steps, either way, and any two decisions.
+        let mut watch = || {
+            let previous = std::mem::replace(&mut minute, server.seconds() / 60);
+            minutes_passed += (minute - previous).max(0);
+        };
         for n in 0..60_i64 {
-            let before = server.seconds() / 60;
             let next = now + [5, -20, 3, -1, 7, 2, -4][usize::try_from(n % 7).unwrap()];
             forward += (next - now).max(0);
             now = next;
+            watch();
             server.step_to(now);
-            let stepped = server.seconds() / 60;
             for _ in 0..4 {
+                watch();
                 admitted += i64::from(check(&limiter).await.is_allowed());
+                watch();
             }
-            let after = server.seconds() / 60;
-            minutes_passed += (stepped - before).max(0) + (after - stepped).max(0);
         }
         let real = server.seconds() - now - start;
         let aligned = policy.contains("window");
