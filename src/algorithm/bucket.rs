@@ -210,7 +210,7 @@ impl Bucket {
             *state = level.into();
         }
         if level.used == 0 {
-            return Standing { room: self.capacity, next_after: None, fresh_after: 0 };
+            return Standing::fresh(self.capacity);
         }
         let elapsed = level.last.micros_since(level.since);
         let room = self.capacity.saturating_sub(level.used - regained);

@@ -137,6 +137,14 @@ pub struct Standing {
     pub fresh_after: u64,
 }
 
+impl Standing {
+    /// With a key whose state says nothing.
+    #[inline]
+    pub(crate) const fn fresh(limit: u64) -> Self {
+        Self { room: limit, next_after: None, fresh_after: 0 }
+    }
+}
+
 /// One limit of a set, as it stands: see [`Decision::binding`](crate::Decision::binding).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Binding {

@@ -6,7 +6,7 @@ use crate::quota::Quota;
 
 /// Every unit remembered: in no span of the quota's period do more than its count pass.
 ///
-/// The one algorithm that is exact in this sense, at the price of 4 to 8 bytes for each instant at
+/// The one algorithm that is exact in this sense, at the price of 2 to 8 bytes for each instant at
 /// which units were taken within the last period (16 in Redis). A unit stops counting exactly one
 /// period after it was taken.
 ///
@@ -57,24 +57,25 @@ impl SlidingLog {
         self.0
     }
 
-    fn expiry(&self, entry: &Entry) -> Tick {
-        entry.taken_at.saturating_add(self.0.period_micros())
+    /// When units no longer count that were taken then.
+    fn expiry(&self, taken_at: Tick) -> Tick {
+        taken_at.saturating_add(self.0.period_micros())
     }
 
     /// Units taken within the window that ends now.
     fn used(&self, state: &SlidingLogState, now: Tick) -> u64 {
         let now = now.max(state.last);
-        if self.expiry(&state.newest) <= now {
+        if self.expiry(state.newest.taken_at) <= now {
             return 0;
         }
-        let expired = state.entries().take_while(|entry| self.expiry(entry) <= now);
+        let expired = state.entries().take_while(|entry| self.expiry(entry.taken_at) <= now);
         state.total - expired.map(|entry| entry.units).sum::<u64>()
     }
 
     /// Forgets the entries that have expired.
     fn advance(&self, state: &mut SlidingLogState, now: Tick) {
         state.last = now.max(state.last);
-        while state.total > 0 && state.first.saturating_add(self.0.period_micros()) <= state.last {
+        while state.total > 0 && self.expiry(state.first) <= state.last {
             state.forget_first();
         }
     }
@@ -148,7 +149,7 @@ impl Algorithm for SlidingLog {
             left -= entry.units;
             is_missing
         });
-        let ready = decisive.last().map(|entry| self.expiry(&entry)).unwrap_or_default();
+        let ready = decisive.last().map(|entry| self.expiry(entry.taken_at)).unwrap_or_default();
         match ready.micros_since(now.max(state.last)) {
             0 => Wait::Ready,
             micros => Wait::After(micros),
@@ -179,7 +180,7 @@ impl Algorithm for SlidingLog {
     }
 
     fn fresh_after(&self, state: &SlidingLogState, now: Tick) -> u64 {
-        let left = self.expiry(&state.newest).micros_since(now.max(state.last));
+        let left = self.expiry(state.newest.taken_at).micros_since(now.max(state.last));
         if state.total > 0 { left } else { 0 }
     }
 

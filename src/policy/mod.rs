@@ -200,7 +200,7 @@ impl Algorithm for Policy {
     fn charge(&self, state: &mut PolicyState, n: u64, now: Tick) -> Standing {
         if matches!(state.0, ChoiceState::Fresh) {
             if n == 0 {
-                return Standing { room: self.limit(), next_after: None, fresh_after: 0 };
+                return Standing::fresh(self.limit());
             }
             state.0 = match &self.0 {
                 Choice::One(_) => ChoiceState::One(LimitState::default()),
@@ -394,7 +394,7 @@ impl Algorithm for Limit {
     fn charge(&self, state: &mut LimitState, n: u64, now: Tick) -> Standing {
         if matches!(state.0, AnyState::Fresh) {
             if n == 0 {
-                return Standing { room: self.limit(), next_after: None, fresh_after: 0 };
+                return Standing::fresh(self.limit());
             }
             state.0 = match &self.algorithm {
                 AnyAlgorithm::TokenBucket(_) => AnyState::TokenBucket(BucketState::default()),

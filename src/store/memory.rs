@@ -131,9 +131,11 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
                 cap.shared.lock().clone()
             }
             Some(cap) => {
-                let asked = operation == Operation::Reset;
                 // A reset of one key must not be one of all: it tells how they stand.
-                let operation = if asked { Operation::Refund(0) } else { operation };
+                let operation = match operation {
+                    Operation::Reset => Operation::Refund(0),
+                    other => other,
+                };
                 return operation.apply(algorithm, &mut cap.shared.lock(), now);
             }
         };
