@@ -3,18 +3,21 @@
 //!
 //! `cargo bench --bench decision`
 
+#[path = "common/in_turn.rs"]
+#[allow(dead_code, reason = "shared with the comparisons")]
+mod in_turn;
+
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use in_turn::{stride, time};
 use std::hint::black_box;
-use std::sync::Barrier;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tollgate::{
     Algorithm, Clock, FixedWindow, LeakyBucket, Limiter, MonotonicClock, Quota, SlidingLog,
     SlidingWindowCounter, TokenBucket,
 };
 
-const KEYS: u64 = 100_000;
+const KEYS: usize = 100_000;
 
 /// So much that nothing is refused, over so long that no key is fresh again within the run.
 const GENEROUS: Quota = Quota::per_day(10_000_000_000);
@@ -32,30 +35,11 @@ fn floor(c: &mut Criterion) {
 }
 
 /// The time of one `ask` on each of 1 and 2 threads, which are given numbers to ask about.
-fn on_threads(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, ask: impl Fn(u64) + Sync) {
+fn on_threads(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, ask: impl Fn(usize) + Sync) {
     for threads in [1, 2] {
         group.bench_function(format!("{name}, {threads} threads"), |b| {
             b.iter_custom(|times| {
-                let start = Barrier::new(threads);
-                let work = |thread: u64| {
-                    start.wait();
-                    let began = Instant::now();
-                    // A stride through all keys, each time another.
-                    let mut key = thread * KEYS / 2;
-                    for _ in 0..times {
-                        key = (key + 61_803) % KEYS;
-                        ask(key);
-                    }
-                    began.elapsed()
-                };
-                let elapsed: Duration = thread::scope(|scope| {
-                    let work = &work;
-                    let threads =
-                        (0..threads as u64).map(|thread| scope.spawn(move || work(thread)));
-                    let threads: Vec<_> = threads.collect();
-                    threads.into_iter().map(|thread| thread.join().unwrap()).sum()
-                });
-                elapsed / u32::try_from(threads).unwrap()
+                time(threads, times, &|thread, times| stride(KEYS, thread, times, &ask))
             });
         });
     }

@@ -7,7 +7,7 @@
 mod in_turn;
 
 use governor::RateLimiter as Governor;
-use in_turn::{compare, is_wanted, print_head};
+use in_turn::{compare, is_wanted, print_head, stride};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv6Addr};
@@ -31,15 +31,6 @@ fn governors_generous() -> governor::Quota {
 
 fn governors_mean() -> governor::Quota {
     governor::Quota::with_period(Duration::from_secs(86_400)).unwrap()
-}
-
-/// Through all keys in an order that the caches do not foresee, each thread from elsewhere.
-fn stride(keys: usize, thread: u64, operations: u64, mut ask: impl FnMut(usize)) {
-    let mut key = usize::try_from(thread).unwrap() * keys / 2;
-    for _ in 0..operations {
-        key = (key + 61_803_399) % keys;
-        ask(key);
-    }
 }
 
 fn direct() {
@@ -120,14 +111,14 @@ fn denied(keys: usize) {
     );
 }
 
+/// How long single decisions take while so many keys come in, beside what reading the time twice
+/// takes.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::float_arithmetic,
     reason = "statistics"
 )]
-/// How long single decisions take while so many keys come in, beside what reading the time twice
-/// takes.
 fn stalls(keys: u64) {
     let ours = Limiter::new(generous());
     let governor = Governor::keyed(governors_generous());

@@ -9,7 +9,7 @@
 
 use std::sync::Barrier;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 15;
 const OPERATIONS: u64 = 500_000;
@@ -17,23 +17,32 @@ const OPERATIONS: u64 = 500_000;
 /// Does so many operations on the thread of this number.
 pub type Work<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
-/// Nanoseconds for an operation, with so many threads at once.
-fn time(threads: u64, work: Work<'_>) -> f64 {
+/// How long so many operations take, with so many threads at once: their mean.
+pub fn time(threads: u64, operations: u64, work: Work<'_>) -> Duration {
     let start = Barrier::new(usize::try_from(threads).unwrap());
-    let times: Vec<f64> = thread::scope(|scope| {
+    let elapsed: Duration = thread::scope(|scope| {
         let run = |thread| {
             let start = &start;
             move || {
                 start.wait();
                 let began = Instant::now();
-                work(thread, OPERATIONS);
-                began.elapsed().as_secs_f64() * 1e9 / OPERATIONS as f64
+                work(thread, operations);
+                began.elapsed()
             }
         };
         let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(run(thread))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
-    times.iter().sum::<f64>() / times.len() as f64
+    elapsed / u32::try_from(threads).unwrap()
+}
+
+/// Through all keys in an order that the caches do not foresee, each thread from elsewhere.
+pub fn stride(keys: usize, thread: u64, operations: u64, mut ask: impl FnMut(usize)) {
+    let mut key = usize::try_from(thread).unwrap() * keys / 2;
+    for _ in 0..operations {
+        key = (key + 61_803_399) % keys;
+        ask(key);
+    }
 }
 
 /// The median, the least and the most.
@@ -62,9 +71,9 @@ pub fn compare(line: &str, threads: &[u64], works: &[(&str, Work<'_>)]) {
         let mut times = vec![Vec::new(); works.len()];
         for round in 0..=ROUNDS {
             for (times, (_, work)) in times.iter_mut().zip(works) {
-                let time = time(threads, *work);
+                let nanos = time(threads, OPERATIONS, *work).as_secs_f64() * 1e9;
                 if round > 0 {
-                    times.push(time);
+                    times.push(nanos / OPERATIONS as f64);
                 }
             }
         }
