@@ -6,8 +6,8 @@
 use std::error::Error;
 use std::time::Duration;
 use tollgate::{
-    Algorithm, All, BoxRateLimiter, Clock, Limiter, ManualClock, Quota, RateLimiter, SlidingLog,
-    Tick, Wait,
+    Algorithm, All, BoxRateLimiter, Clock, Limiter, ManualClock, Origin, Quota, RateLimiter,
+    SlidingLog, Tick, Wait,
 };
 
 /// One unit, and then a pause.
@@ -61,7 +61,7 @@ impl Algorithm for Cooldown {
         state.until = state.until.max(state.since).saturating_add(pauses);
     }
 
-    fn give_back(&self, state: &mut Rest, n: u64, now: Tick) {
+    fn give_back(&self, state: &mut Rest, n: u64, _: Option<Origin<'_>>, now: Tick) {
         let pauses = self.pause_micros.saturating_mul(n);
         *state = match state.left(now).saturating_sub(pauses) {
             // Where nothing is left, not even the time is.
@@ -89,6 +89,7 @@ mod in_redis {
         "
 --@ room
 local pause
+local limit = 1
 pause, at = struct.unpack('<d', numbers, at)
 local rest_until, since = 0, 0
 if stored then

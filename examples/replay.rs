@@ -145,7 +145,7 @@ struct Request<'l> {
     key: &'l str,
     cost: u64,
     op: &'static str,
-    operation: Operation,
+    operation: Operation<'static>,
 }
 
 impl<'l> Request<'l> {

@@ -43,8 +43,9 @@ type BoxError = Box<dyn Error + Send + Sync>;
 type BoxFuture<'a> = Pin<Box<dyn Future<Output = Result<Decision, BoxError>> + Send + 'a>>;
 
 trait ErasedRateLimiter<K: ?Sized>: Describe {
-    fn decide<'a>(&'a self, key: &'a K, operation: Operation) -> BoxFuture<'a>;
-    fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, BoxError>>;
+    fn decide<'a>(&'a self, key: &'a K, operation: Operation<'a>) -> BoxFuture<'a>;
+    fn decide_now(&self, key: &K, operation: Operation<'_>) -> Option<Result<Decision, BoxError>>;
+    fn describe_for(&self, key: &K) -> Option<Vec<Description>>;
 }
 
 impl<K, L> ErasedRateLimiter<K> for L
@@ -53,12 +54,16 @@ where
     L: RateLimiter<K>,
     L::Error: Into<BoxError>,
 {
-    fn decide<'a>(&'a self, key: &'a K, operation: Operation) -> BoxFuture<'a> {
+    fn decide<'a>(&'a self, key: &'a K, operation: Operation<'a>) -> BoxFuture<'a> {
         Box::pin(async move { self.decide(key, operation).await.map_err(Into::into) })
     }
 
-    fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, BoxError>> {
+    fn decide_now(&self, key: &K, operation: Operation<'_>) -> Option<Result<Decision, BoxError>> {
         Some(self.decide_now(key, operation)?.map_err(Into::into))
+    }
+
+    fn describe_for(&self, key: &K) -> Option<Vec<Description>> {
+        self.describe_for(key)
     }
 }
 
@@ -82,12 +87,16 @@ impl<K: ?Sized> Describe for BoxRateLimiter<K> {
 impl<K: Sync + ?Sized> RateLimiter<K> for BoxRateLimiter<K> {
     type Error = BoxError;
 
-    async fn decide(&self, key: &K, operation: Operation) -> Result<Decision, BoxError> {
+    async fn decide(&self, key: &K, operation: Operation<'_>) -> Result<Decision, BoxError> {
         self.0.decide(key, operation).await
     }
 
-    fn decide_now(&self, key: &K, operation: Operation) -> Option<Result<Decision, BoxError>> {
+    fn decide_now(&self, key: &K, operation: Operation<'_>) -> Option<Result<Decision, BoxError>> {
         self.0.decide_now(key, operation)
+    }
+
+    fn describe_for(&self, key: &K) -> Option<Vec<Description>> {
+        self.0.describe_for(key)
     }
 }
 

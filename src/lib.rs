@@ -116,8 +116,8 @@ pub mod tower;
 
 pub use algorithm::{
     Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
-    SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, Standing,
-    TokenBucket, Wait,
+    Origin, Receipt, SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState,
+    Standing, TokenBucket, Wait,
 };
 #[cfg(feature = "redis")]
 pub use algorithm::{Script, ScriptCall, Scripted, StoredState};
@@ -127,12 +127,12 @@ pub use clock::{Clock, ManualClock, Tick};
 pub use clock::{CoarseClock, MonotonicClock};
 pub use decision::{Decision, Outcome};
 pub use error::Error;
-pub use limiter::{Describe, Limiter, RateLimiter};
+pub use limiter::{Carry, Describe, Limiter, Limits, Live, PerKey, RateLimiter, Source};
 pub use operation::Operation;
 pub use policy::{Limit, LimitState, Name, Policy, PolicyState};
 pub use quota::Quota;
 pub use store::Store;
 #[cfg(feature = "memory")]
-pub use store::{Direct, Memory};
+pub use store::{Direct, InProcess, Memory, States, TieredMemory};
 #[cfg(feature = "redis")]
 pub use store::{Redis, RedisKey};

@@ -1,6 +1,6 @@
 //! Everything a limiter can be asked, derived once for every algorithm.
 
-use crate::algorithm::{Algorithm, Wait};
+use crate::algorithm::{Algorithm, Receipt, Wait};
 use crate::clock::Tick;
 use crate::decision::{Decision, Outcome};
 use std::time::Duration;
@@ -17,9 +17,9 @@ use std::time::Duration;
 /// assert!(Operation::Check(2).apply(&log, &mut state, now).is_allowed());
 /// assert!(!Operation::Check(1).apply(&log, &mut state, now).is_allowed());
 /// ```
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Copy, Clone, Debug)]
 #[non_exhaustive]
-pub enum Operation {
+pub enum Operation<'r> {
     /// Take so many units, all or none. 0 asks without taking.
     Check(u64),
     /// Tell what [`Check`](Self::Check) would say, and take nothing.
@@ -35,9 +35,16 @@ pub enum Operation {
     Refund(u64),
     /// Forget all that was taken.
     Reset,
+    /// Take so many units as [`Check`](Self::Check) does, and note in the receipt when it was, so that
+    /// the true cost can be settled later.
+    Reserve(u64, &'r Receipt),
+    /// Correct what was taken with the receipt, once, so that it is this cost in all: charge what
+    /// is missing, or give back what is too much, to where it was taken from. What is missing may
+    /// leave a debt of one limit, and no more.
+    Settle(u64, &'r Receipt),
 }
 
-impl Operation {
+impl Operation<'_> {
     /// Decides by `algorithm` for the key with this `state`, at `now`, and records in the
     /// state what was taken.
     ///
@@ -47,7 +54,7 @@ impl Operation {
         let now = now.min(Tick::MAX);
         let room = algorithm.room(state, now);
         let (asked, outcome, granted) = match self {
-            Self::Check(n) => {
+            Self::Check(n) | Self::Reserve(n, _) => {
                 let outcome = verdict(algorithm, state, n, room, now);
                 let granted = if outcome.admits() { n } else { 0 };
                 (n, outcome, granted)
@@ -59,16 +66,21 @@ impl Operation {
                 (asked, verdict(algorithm, state, asked, room, now), available)
             }
             Self::Debit(n) => (0, Outcome::Allowed, n),
+            Self::Settle(cost, receipt) => {
+                (0, Outcome::Allowed, cost.saturating_sub(receipt.units()))
+            }
             Self::Refund(_) | Self::Reset => (0, Outcome::Allowed, 0),
         };
+        let mut taken = granted;
         match self {
-            Self::Refund(0) => {}
-            Self::Refund(n) => algorithm.give_back(state, n, now),
+            Self::Refund(1..) | Self::Settle(..) | Self::Reserve(..) => {
+                taken = self.correct(algorithm, state, granted, now);
+            }
             Self::Reset => *state = A::State::default(),
             _ => {}
         }
 
-        let standing = algorithm.charge(state, granted, now);
+        let standing = algorithm.charge(state, taken, now);
         let (limit, binding) = if algorithm.limit_count() == 1 {
             (algorithm.limit(), 0)
         } else {
@@ -85,6 +97,37 @@ impl Operation {
             next_after_micros: standing.next_after,
             binding,
         }
+    }
+
+    /// What operations do that do not only take, where so many units are `granted`; returns how many
+    /// of them are still to be taken.
+    #[inline(never)]
+    fn correct<A: Algorithm>(
+        self,
+        algorithm: &A,
+        state: &mut A::State,
+        granted: u64,
+        now: Tick,
+    ) -> u64 {
+        match self {
+            Self::Refund(n) => algorithm.give_back(state, n, None, now),
+            Self::Reserve(_, receipt) if granted > 0 => {
+                let mut fresh_after = Vec::new();
+                algorithm.each_fresh_after(state, now, &mut fresh_after);
+                receipt.set(granted, now, fresh_after);
+                return granted;
+            }
+            Self::Settle(cost, receipt) => {
+                let excess = receipt.units().saturating_sub(cost);
+                if granted > 0 {
+                    algorithm.overdraw(state, granted, now);
+                } else if excess > 0 {
+                    algorithm.give_back(state, excess, receipt.origin(), now);
+                }
+            }
+            _ => {}
+        }
+        0
     }
 }
 

@@ -186,7 +186,7 @@ impl Describe for Slow {
 impl<K: std::hash::Hash + Sync + ?Sized> RateLimiter<K> for Slow {
     type Error = Infallible;
 
-    async fn decide(&self, key: &K, operation: Operation) -> Result<Decision, Infallible> {
+    async fn decide(&self, key: &K, operation: Operation<'_>) -> Result<Decision, Infallible> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         self.1.fetch_add(1, Ordering::Relaxed);
         Ok(self.0.decide(key, operation))
@@ -431,7 +431,7 @@ impl Describe for Broken {
 impl<K: Sync + ?Sized> RateLimiter<K> for Broken {
     type Error = std::io::Error;
 
-    async fn decide(&self, _: &K, _: Operation) -> Result<Decision, std::io::Error> {
+    async fn decide(&self, _: &K, _: Operation<'_>) -> Result<Decision, std::io::Error> {
         Err(std::io::Error::other("broken"))
     }
 }

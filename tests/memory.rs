@@ -5,8 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 use tollgate::{
-    Algorithm, Clock, Limiter, ManualClock, Memory, Operation, Policy, PolicyState, Quota, Tick,
-    TokenBucket,
+    Algorithm, Clock, Limiter, ManualClock, Memory, Policy, PolicyState, Quota, Tick, TokenBucket,
 };
 
 const THREADS: u8 = 8;
@@ -135,17 +134,6 @@ fn a_clock_beyond_the_end_of_time_limits_all_the_same() {
         let limiter = Limiter::with_clock(text.parse::<Policy>().unwrap(), Late);
         assert!(limiter.check_n("alice", 1_000).is_allowed(), "{text}");
         assert!(!limiter.check("alice").is_allowed(), "{text}");
-    }
-}
-
-#[test]
-#[should_panic(expected = "a set was given the state of another one")]
-fn a_set_does_not_take_the_state_of_a_longer_one() {
-    let two: Policy = "1/s; 2/s".parse().unwrap();
-    let three: Policy = "1/s; 2/s; 3/s".parse().unwrap();
-    let mut state = PolicyState::default();
-    for policy in [two, three] {
-        let _ = Operation::Check(1).apply(&policy, &mut state, Tick::from_micros(0));
     }
 }
 

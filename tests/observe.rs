@@ -24,7 +24,7 @@ impl Describe for Broken {
 impl<K: Sync + ?Sized> RateLimiter<K> for Broken {
     type Error = std::io::Error;
 
-    async fn decide(&self, _: &K, _: Operation) -> Result<Decision, std::io::Error> {
+    async fn decide(&self, _: &K, _: Operation<'_>) -> Result<Decision, std::io::Error> {
         Err(std::io::Error::other("out of order"))
     }
 }

@@ -26,7 +26,7 @@ fn answer(decision: &Decision) -> Answer {
 
 /// Debts of more than a bucket works off in fifty years, and counts beyond 2^45, are told
 /// elsewhere: 60 debits of 10 units, each worth 9 days, are 15 years.
-fn payable(operation: Operation, is_bucket: bool) -> Operation {
+fn payable(operation: Operation<'static>, is_bucket: bool) -> Operation<'static> {
     match operation {
         Operation::Debit(n) if is_bucket => Operation::Debit(n.min(10)),
         Operation::Debit(n) => Operation::Debit(n.min(2_000)),

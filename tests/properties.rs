@@ -8,7 +8,7 @@ use common::{
 use proptest::prelude::*;
 use tollgate::{Algorithm, All, Decision, Limiter, ManualClock, Operation, Outcome, Tick};
 
-fn run(subject: &mut InProcess, trace: &[(u64, Operation)]) -> Vec<Decision> {
+fn run(subject: &mut InProcess, trace: &[(u64, Operation<'static>)]) -> Vec<Decision> {
     trace.iter().map(|&(now, operation)| subject.decide(now, "k", operation)).collect()
 }
 

@@ -3,9 +3,12 @@
 mod common;
 
 use common::redis::{InRedis, SHARED};
-use common::{InProcess, Subject, cases, jumping_trace, micros, parse, policy};
+use common::{
+    InProcess, MIDNIGHT, Subject, cases, jumping_trace, micros, operation, parse, pause, policy,
+    units, versions,
+};
 use proptest::prelude::*;
-use tollgate::{Algorithm, Operation, Policy};
+use tollgate::{Algorithm, Limiter, ManualClock, Operation, Policy, Receipt, Tick, TieredMemory};
 
 /// Debts beyond all numbers: the second is not recorded, but when it was is.
 #[test]
@@ -78,6 +81,68 @@ proptest! {
                 ours, theirs,
                 "{} at step {}: {:?} at {}", policy, step, operation, now
             );
+        }
+    }
+}
+
+/// A step of a history in which costs are settled and limits are replaced.
+#[derive(Clone, Debug)]
+enum Step {
+    Do(Operation<'static>),
+    Reserve(u64),
+    /// One of the receipts so far, by its place.
+    Settle(prop::sample::Index, u64),
+    /// One of the policies.
+    Replace(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => operation().prop_map(Step::Do),
+        3 => units().prop_map(Step::Reserve),
+        3 => (any::<prop::sample::Index>(), units()).prop_map(|(n, cost)| Step::Settle(n, cost)),
+        1 => (0..3_usize).prop_map(Step::Replace),
+    ]
+}
+
+proptest! {
+    #![proptest_config(cases(1_500))]
+
+    #[test]
+    fn redis_settles_and_changes_limits_as_the_process_does(
+        policies in versions(),
+        steps in prop::collection::vec((pause(), 0..6, step()), 1..120),
+    ) {
+        let clock = ManualClock::new(Tick::from_micros(0));
+        let in_process = TieredMemory::new(clock.clone());
+        let in_process = Limiter::with_store(policies[0].clone(), in_process);
+        let first = InRedis::with_policy(policies[0].clone());
+        let mut in_redis: Vec<InRedis> =
+            policies.iter().map(|policy| first.under(policy.clone())).collect();
+        let (mut now, mut version) = (MIDNIGHT, 0);
+        let mut receipts: Vec<[Receipt; 2]> = Vec::new();
+        for (index, (pause, direction, step)) in steps.into_iter().enumerate() {
+            now = if direction == 0 { now - pause } else { now + pause };
+            let described = format!("{} at step {index}: {step:?} at {now}", policies[version]);
+            let new = [Receipt::new(), Receipt::new()];
+            let [ours, theirs] = match step {
+                Step::Do(operation) => [operation; 2],
+                Step::Reserve(n) => new.each_ref().map(|receipt| Operation::Reserve(n, receipt)),
+                Step::Settle(of, cost) if !receipts.is_empty() => {
+                    let receipts = of.get(&receipts).each_ref();
+                    receipts.map(|receipt| Operation::Settle(cost, receipt))
+                }
+                Step::Settle(..) => continue,
+                Step::Replace(to) => {
+                    version = to;
+                    continue;
+                }
+            };
+            clock.set(Tick::from_micros(now));
+            let theirs = in_process.decide_with(&policies[version], "k", theirs);
+            let ours = in_redis[version].decide(now, "k", ours);
+            prop_assert_eq!(ours, theirs, "{}", described);
+            receipts.push(new);
         }
     }
 }

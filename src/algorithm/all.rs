@@ -1,4 +1,4 @@
-use super::{Algorithm, Binding, Description, Wait};
+use super::{Algorithm, Binding, Description, Origin, Wait};
 use crate::clock::Tick;
 
 /// Several limits on one key, all or nothing: 10 a minute *and* 1,000 a day.
@@ -45,9 +45,29 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
         self.0.1.take(&mut state.1, n, now);
     }
 
-    fn give_back(&self, state: &mut Self::State, n: u64, now: Tick) {
-        self.0.0.give_back(&mut state.0, n, now);
-        self.0.1.give_back(&mut state.1, n, now);
+    fn give_back(&self, state: &mut Self::State, n: u64, origin: Option<Origin<'_>>, now: Tick) {
+        let [first, second] = Origin::split(origin, self.0.0.limit_count());
+        self.0.0.give_back(&mut state.0, n, first, now);
+        self.0.1.give_back(&mut state.1, n, second, now);
+    }
+
+    fn debt(&self, state: &Self::State, now: Tick) -> u64 {
+        self.0.0.debt(&state.0, now).max(self.0.1.debt(&state.1, now))
+    }
+
+    fn overdraw(&self, state: &mut Self::State, n: u64, now: Tick) {
+        self.0.0.overdraw(&mut state.0, n, now);
+        self.0.1.overdraw(&mut state.1, n, now);
+    }
+
+    fn each_fresh_after(&self, state: &Self::State, now: Tick, told: &mut Vec<u64>) {
+        self.0.0.each_fresh_after(&state.0, now, told);
+        self.0.1.each_fresh_after(&state.1, now, told);
+    }
+
+    fn scale(&self, old: &Self, state: &mut Self::State, now: Tick) {
+        self.0.0.scale(&old.0.0, &mut state.0, now);
+        self.0.1.scale(&old.0.1, &mut state.1, now);
     }
 
     fn fresh_after(&self, state: &Self::State, now: Tick) -> u64 {
@@ -96,19 +116,43 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
     }
 
     fn take(&self, state: &mut Self::State, n: u64, now: Tick) {
-        if state.is_empty() {
-            *state = self.0.iter().map(|_| A::State::default()).collect();
-        }
+        self.states(state).for_each(|(limit, state)| limit.take(state, n, now));
+    }
+
+    fn overdraw(&self, state: &mut Self::State, n: u64, now: Tick) {
+        self.states(state).for_each(|(limit, state)| limit.overdraw(state, n, now));
+    }
+
+    fn give_back(
+        &self,
+        state: &mut Self::State,
+        n: u64,
+        mut origin: Option<Origin<'_>>,
+        now: Tick,
+    ) {
         self.check_length(state);
         for (limit, state) in self.0.iter().zip(state) {
-            limit.take(state, n, now);
+            let [of_limit, of_others] = Origin::split(origin, limit.limit_count());
+            limit.give_back(state, n, of_limit, now);
+            origin = of_others;
         }
     }
 
-    fn give_back(&self, state: &mut Self::State, n: u64, now: Tick) {
-        self.check_length(state);
-        for (limit, state) in self.0.iter().zip(state) {
-            limit.give_back(state, n, now);
+    fn debt(&self, state: &Self::State, now: Tick) -> u64 {
+        self.join(state, |limit, state| limit.debt(state, now), u64::max)
+    }
+
+    fn each_fresh_after(&self, state: &Self::State, now: Tick, told: &mut Vec<u64>) {
+        let tell = |limit: &A, state: &A::State| limit.each_fresh_after(state, now, told);
+        self.join(state, tell, |(), ()| ());
+    }
+
+    /// Limit by limit, where there are as many.
+    fn scale(&self, old: &Self, state: &mut Self::State, now: Tick) {
+        if self.0.len() == old.0.len() && !state.is_empty() {
+            for ((limit, state), old) in self.states(state).zip(&old.0) {
+                limit.scale(old, state, now);
+            }
         }
     }
 
@@ -154,6 +198,23 @@ impl<A: Algorithm> All<Vec<A>> {
         let states = state.iter().chain(std::iter::repeat(&fresh));
         let told = self.0.iter().zip(states).map(|(limit, state)| tell(limit, state));
         told.reduce(join).expect(NOT_EMPTY)
+    }
+
+    /// As many times this state as there are limits.
+    pub(crate) fn each(&self, state: &A::State) -> Box<[A::State]> {
+        self.0.iter().map(|_| state.clone()).collect()
+    }
+
+    /// Each limit with its state.
+    fn states<'s>(
+        &self,
+        state: &'s mut Box<[A::State]>,
+    ) -> impl Iterator<Item = (&A, &'s mut A::State)> {
+        if state.is_empty() {
+            *state = self.each(&A::State::default());
+        }
+        self.check_length(state);
+        self.0.iter().zip(state)
     }
 
     fn check_length(&self, state: &[A::State]) {

@@ -1,11 +1,12 @@
 -- The Lua half of bucket.rs: units that were used, falling by `units` every `ticks`.
 
 --@ room
-local units, ticks, capacity, max_used
-units, ticks, capacity, max_used, at = struct.unpack('<dddd', numbers, at)
+local units, ticks, limit, max_used
+units, ticks, limit, max_used, at = struct.unpack('<dddd', numbers, at)
 local used, since, last = 0, 0, 0
 if stored then
   used, since, last, pos = struct.unpack('<ddd', stored, pos)
+  if used > max_used then used = max_used end
   if last > now then
     if follow then
       since, last, moved = since - (last - now), now, true
@@ -15,11 +16,8 @@ if stored then
   end
 end
 local regained = mul_div(now - since, units, ticks)
-local room = capacity
-if regained < used then
-  room = capacity - (used - regained)
-  if room < 0 then room = 0 end
-end
+local room = limit
+if regained < used then room = limit - (used - regained) end
 
 --@ take
 if regained < used then
@@ -33,7 +31,14 @@ if used > max_used then used = max_used end
 last = now
 
 --@ give_back
-used = used - n
+local back = n
+if fresh_at and fresh_at < now then
+  local lost, rest = mul_div(now - fresh_at, units, ticks)
+  if rest > 0 then lost = lost + 1 end
+  back = n - lost
+  if back < 0 then back = 0 end
+end
+used = used - back
 if regained < used then
   local spans = floor((now - since) / ticks)
   used, since, last = used - spans * units, since + spans * ticks, now

@@ -3,7 +3,7 @@
 //! The level is the number of units *used*: taken and not yet regained. A token bucket holds
 //! `capacity - level` tokens; a leaky bucket's queue is `level` long.
 
-use super::{Standing, Wait};
+use super::{Origin, Standing, Wait};
 use crate::clock::Tick;
 use crate::error::{Error, Kind};
 use crate::math::{Divisor, MAX_UNITS, gcd, mul_div_ceil, mul_div_floor};
@@ -53,6 +53,12 @@ impl BucketState {
         let (used, delay) =
             if self.since_and_short & 1 == 0 { (short, long) } else { (long, short) };
         Level { used, since, last: since.saturating_add(delay) }
+    }
+
+    /// The units taken, and when this was written.
+    pub(crate) fn consumed(self) -> (u64, Tick) {
+        let level = self.level();
+        (level.used, level.last)
     }
 
     #[inline]
@@ -154,11 +160,22 @@ impl Bucket {
 
     #[inline]
     pub(super) fn room(&self, state: &BucketState, now: Tick) -> u64 {
-        let level = state.level();
+        self.capacity.saturating_sub(self.used(state, now))
+    }
+
+    /// The level now, rounded up.
+    #[inline]
+    fn used(&self, state: &BucketState, now: Tick) -> u64 {
+        let level = self.level(state);
         let elapsed = now.max(level.last).micros_since(level.since);
-        // The level now, rounded up.
-        let used = level.used.saturating_sub(self.regained(elapsed));
-        self.capacity.saturating_sub(used)
+        level.used.saturating_sub(self.regained(elapsed))
+    }
+
+    /// What the state says under this quota, which may not be the one that it was written under.
+    #[inline]
+    fn level(&self, state: &BucketState) -> Level {
+        let level = state.level();
+        Level { used: level.used.min(self.max_used), ..level }
     }
 
     #[inline]
@@ -175,7 +192,7 @@ impl Bucket {
     /// Ticks until the level is at most `allowed`.
     #[inline]
     fn falls_after(&self, state: &BucketState, allowed: u64, now: Tick) -> u64 {
-        let level = state.level();
+        let level = self.level(state);
         let falls = self.ticks_for(level.used.saturating_sub(allowed));
         level.since.saturating_add(falls).micros_since(now.max(level.last))
     }
@@ -204,7 +221,7 @@ impl Bucket {
     /// would tell one by one.
     #[inline]
     pub(super) fn charge(&self, state: &mut BucketState, n: u64, now: Tick) -> Standing {
-        let (mut level, regained) = self.at(state.level(), now);
+        let (mut level, regained) = self.at(self.level(state), now);
         if n > 0 {
             level.used = level.used.saturating_add(n).min(self.max_used);
             *state = level.into();
@@ -223,9 +240,26 @@ impl Bucket {
     }
 
     #[inline]
-    pub(super) fn give_back(&self, state: &mut BucketState, n: u64, now: Tick) {
-        let mut level = state.level();
-        level.used = level.used.saturating_sub(n);
+    pub(super) fn debt(&self, state: &BucketState, now: Tick) -> u64 {
+        self.used(state, now).saturating_sub(self.capacity)
+    }
+
+    /// Where others have used what came back while these units were held, it would have been lost
+    /// without them: from when the bucket would have been fresh. So much less is given back.
+    #[inline]
+    pub(super) fn give_back(
+        &self,
+        state: &mut BucketState,
+        n: u64,
+        origin: Option<Origin<'_>>,
+        now: Tick,
+    ) {
+        let mut level = self.level(state);
+        let lost = origin.map_or(0, |origin| {
+            let full_for = now.max(level.last).micros_since(origin.fresh_at());
+            mul_div_ceil(full_for, self.units.get(), self.ticks)
+        });
+        level.used = level.used.saturating_sub(n.saturating_sub(lost));
         let (level, _) = self.at(level, now);
         *state = if level.used == 0 { BucketState::default() } else { level.into() };
     }

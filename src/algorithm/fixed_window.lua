@@ -17,15 +17,16 @@ end
 local window = now - now % length
 if last < window then count = 0 end
 local room = limit - count
-if room < 0 then room = 0 end
 
 --@ take
 count, last = count + n, now
 if count > max_units then count = max_units end
 
 --@ give_back
-if n < count then
-  count, last = count - n, now
+local back = n
+if taken_at and taken_at < window then back = 0 end
+if back < count then
+  count, last = count - back, now
 else
   count, last = 0, 0
 end

@@ -1,4 +1,4 @@
-use super::{Algorithm, Description, Wait};
+use super::{Algorithm, Description, Origin, Wait};
 use crate::clock::Tick;
 use crate::math::{Divisor, MAX_UNITS};
 use crate::quota::Quota;
@@ -31,6 +31,13 @@ pub struct FixedWindow {
 pub struct FixedWindowState {
     count: u64,
     last: Tick,
+}
+
+impl FixedWindowState {
+    /// The units taken, and when this was written.
+    pub(crate) const fn consumed(&self) -> (u64, Tick) {
+        (self.count, self.last)
+    }
 }
 
 impl FixedWindow {
@@ -93,11 +100,24 @@ impl Algorithm for FixedWindow {
     }
 
     #[inline]
-    fn give_back(&self, state: &mut FixedWindowState, n: u64, now: Tick) {
+    fn give_back(
+        &self,
+        state: &mut FixedWindowState,
+        n: u64,
+        origin: Option<Origin<'_>>,
+        now: Tick,
+    ) {
+        let window = now.max(state.last).window_start(self.period_micros);
+        let n = if origin.is_none_or(|origin| origin.taken_at() >= window) { n } else { 0 };
         *state = match self.count(state, now).saturating_sub(n) {
             0 => FixedWindowState::default(),
             count => FixedWindowState { count, last: now.max(state.last) },
         };
+    }
+
+    #[inline]
+    fn debt(&self, state: &FixedWindowState, now: Tick) -> u64 {
+        self.count(state, now).saturating_sub(self.quota.count())
     }
 
     #[inline]

@@ -4,6 +4,7 @@ mod all;
 mod bucket;
 mod fixed_window;
 mod leaky_bucket;
+mod origin;
 mod packed;
 #[cfg(feature = "redis")]
 mod scripted;
@@ -15,6 +16,7 @@ pub use all::All;
 pub use bucket::BucketState;
 pub use fixed_window::{FixedWindow, FixedWindowState};
 pub use leaky_bucket::LeakyBucket;
+pub use origin::{Origin, Receipt};
 #[cfg(feature = "redis")]
 pub(crate) use scripted::{MAX_NUMBER, push_number};
 #[cfg(feature = "redis")]
@@ -24,6 +26,7 @@ pub use sliding_window_counter::{SlidingWindowCounter, SlidingWindowCounterState
 pub use token_bucket::TokenBucket;
 
 use crate::clock::Tick;
+use crate::math::{Divisor, mul_div_ceil};
 use crate::policy::Name;
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -59,10 +62,12 @@ pub trait Algorithm: Send + Sync {
     /// Records that `n` units, 1 or more, are taken, whether there is room for them or not.
     fn take(&self, state: &mut Self::State, n: u64, now: Tick);
 
-    /// Records that `n` units, 1 or more, were not used after all; never beyond a fresh state, and
-    /// never into another window than the one of `now`. Where nothing is left that is used, the
-    /// state becomes the default, without even a time, as if it had been dropped.
-    fn give_back(&self, state: &mut Self::State, n: u64, now: Tick);
+    /// Records that `n` units, 1 or more, were not used after all; never beyond a fresh state. Where
+    /// it is known when they were taken (`origin`), they are given back only if they still count,
+    /// and to the window that they were taken from; where it is not, to the present one. Where
+    /// nothing is left that is used, the state becomes the default, without even a time, as if it had
+    /// been dropped.
+    fn give_back(&self, state: &mut Self::State, n: u64, origin: Option<Origin<'_>>, now: Tick);
 
     /// Microseconds until this state says nothing that a fresh one would not say, if nothing
     /// more is taken; 0 where that is so already. From then on, and not before, it may be
@@ -73,6 +78,28 @@ pub trait Algorithm: Send + Sync {
     /// 0, except for algorithms that keep a queue.
     fn delay(&self, _state: &Self::State, _now: Tick) -> u64 {
         0
+    }
+
+    /// Units that were taken beyond the limit and still count; 0 where there is room. To be told by
+    /// an algorithm that can be in debt.
+    fn debt(&self, _state: &Self::State, _now: Tick) -> u64 {
+        0
+    }
+
+    /// Records `n` units, 1 or more, as [`take`](Self::take) does, but only as many as leave a debt
+    /// of no more than the [`limit`](Self::limit).
+    fn overdraw(&self, state: &mut Self::State, n: u64, now: Tick) {
+        let most = self.limit().saturating_add(self.room(state, now));
+        let n = n.min(most.saturating_sub(self.debt(state, now)));
+        if n > 0 {
+            self.take(state, n, now);
+        }
+    }
+
+    /// Adds what [`fresh_after`](Self::fresh_after) tells of each limit, in order. There is nothing
+    /// to do here for an algorithm that is a single limit.
+    fn each_fresh_after(&self, state: &Self::State, now: Tick, told: &mut Vec<u64>) {
+        told.push(self.fresh_after(state, now));
     }
 
     /// Takes `n` units, or none where that is 0, and tells how things stand then: the
@@ -90,6 +117,20 @@ pub trait Algorithm: Send + Sync {
             Wait::Ready | Wait::Never => None,
         };
         Standing { room, next_after, fresh_after: self.fresh_after(state, now) }
+    }
+
+    /// Makes of a state that was written under `old` limits one in which the same part of these is
+    /// used, rounded up, as if it had been taken now.
+    fn scale(&self, old: &Self, state: &mut Self::State, now: Tick)
+    where
+        Self: Sized,
+    {
+        let used = old.limit() - old.room(state, now) + old.debt(state, now);
+        let used = mul_div_ceil(used, self.limit(), Divisor::new(old.limit()));
+        *state = Self::State::default();
+        if used > 0 {
+            self.take(state, used, now);
+        }
     }
 
     /// Which limit of a set binds when `n` units are wanted, 0 for none. There is nothing to do

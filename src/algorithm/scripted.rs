@@ -74,7 +74,7 @@ pub(crate) fn push_number(numbers: &mut Vec<u8>, number: u64) {
 ///
 /// | section | does | leaves in a local variable |
 /// |---|---|---|
-/// | `room` | reads the settings and the state | `room`: units that can be taken now |
+/// | `room` | reads the settings and the state | `limit`: the most units there ever are; `room`: units that can be taken now, below zero where there is a debt |
 /// | `take` | records that `n` units, 1 or more, are taken | |
 /// | `give_back` | records that `n` units, 1 or more, are returned; where nothing is left, as a fresh state | |
 /// | `fresh_after` | tells when all of it is past | `fresh_after`: in microseconds from `now`; 0 or less where it is |
@@ -91,6 +91,9 @@ pub(crate) fn push_number(numbers: &mut Vec<u8>, number: u64) {
 /// - `follow`: true where the server's clock tells the time. If a state was written later than
 ///   `now`, the clock has gone back: `room` must then move all the state's instants back, and
 ///   set `moved = true`. Where `follow` is false, `room` sets `now` to that later instant.
+/// - `taken_at` and `fresh_at`, in `give_back`: when the units were taken, and when the limit would
+///   have been fresh without them; `false` where that is not known. See
+///   [`Algorithm::give_back`].
 /// - `mul_div(a, b, m)`: the whole part of `a * b / m`, and the remainder; exact where `a` is
 ///   below 2^53, `b` and `m` below 2^45.
 ///
@@ -117,7 +120,7 @@ pub(crate) fn push_number(numbers: &mut Vec<u8>, number: u64) {
 ///     if follow then taken_at, moved = now, true else now = taken_at end
 ///   end
 /// end
-/// local room = taken_at + period <= now and 1 or 0
+/// local limit, room = 1, taken_at + period <= now and 1 or 0
 /// --@ take
 /// taken_at = now
 /// --@ give_back

@@ -96,7 +96,6 @@ local modulus = 281474976710656
 local used = 0
 if head > 0 then used = (total - before) % modulus end
 local room = limit - used
-if room < 0 then room = 0 end
 local head_rank = (head_total - before) % modulus
 
 -- The place of the entry with the unit of that rank, counted from the oldest unit that counts.
@@ -111,6 +110,9 @@ local function find(rank)
   return newer
 end
 
+-- So many of the oldest units are to stay, and the time is to be noted.
+local keep
+
 --@ view
 -- The log without the entries that make no difference to this decision: those with the oldest
 -- unit and with the newest always do, and those with these units may.
@@ -121,6 +123,13 @@ local asked = 1
 if change == 0 then asked = used - limit + (op == TAKE_UP_TO and 1 or n) end
 if used == 0 then
   seen = struct.pack('<dI4', last, 0)
+elseif whole then
+  local bytes, entries = range(-16 * head, -1), {}
+  for i = 1, #bytes, 16 do
+    local taken_at, up_to = struct.unpack('<I7I6', bytes, i)
+    entries[#entries + 1] = struct.pack('<dd', taken_at, (up_to - before) % modulus)
+  end
+  seen = struct.pack('<dI4', last, #entries) .. table.concat(entries)
 elseif must_go == 1 and asked <= 1 and change >= 0 and head_rank > 0 then
   seen = struct.pack('<dI4dddd', last, 2, head_at, head_rank, newest_at, used)
 else
@@ -145,24 +154,59 @@ if head == 0 then
 elseif units > 0 then
   added = struct.pack('<I7I6I3', now, (total + units) % modulus, head + 1)
 else
-  replaced = range(-16 * (head + 1), marked and -17 or -1) .. struct.pack('<I7I6I3', now, total, 0)
+  keep = used
 end
 if units > 0 then newest_at = now end
 
 --@ give_back
-local keep = used - n
-if keep > 0 then
+if taken_at then
+  -- From the entries of that instant on: those are written anew, and the others stay.
+  local place, older = 0, head + 1
+  if taken_at + window <= now then older = 1 end
+  while older - place > 1 do
+    local middle = floor((place + older) / 2)
+    if entry(middle) >= taken_at then place = middle else older = middle end
+  end
+  local left, counted, newer = n, head - place, {}
+  local up_to = before
+  if place < head then
+    local _
+    _, up_to = entry(place + 1)
+  end
+  local up_to_before = up_to
+  for i = place, 1, -1 do
+    local entry_at, entry_up_to = entry(i)
+    local units = (entry_up_to - up_to_before) % modulus
+    local back = left < units and left or units
+    left, up_to_before = left - back, entry_up_to
+    if back < units then
+      up_to, counted = (up_to + units - back) % modulus, counted + 1
+      newer[#newer + 1] = struct.pack('<I7I6I3', entry_at, up_to, counted)
+      newest_at = entry_at
+    end
+  end
+  if #newer > 0 then
+    total = up_to
+    replaced = range(-16 * (head + 1), -16 * place - 1)
+      .. table.concat(newer) .. struct.pack('<I7I6I3', now, total, 0)
+  else
+    keep = (up_to - before) % modulus
+  end
+else
+  keep = used - n
+end
+
+--@ fresh_after
+if keep and keep > 0 then
   local place = find(keep)
   newest_at = entry(place)
   total = (before + keep) % modulus
   replaced = range(-16 * (head + 1), -16 * place - 1)
     .. struct.pack('<I7I6I3', newest_at, total, head - place + 1)
     .. struct.pack('<I7I6I3', now, total, 0)
-else
+elseif keep then
   replaced, newest_at = '', -window
 end
-
---@ fresh_after
 local fresh_after = newest_at + window - now
 
 --@ write

@@ -1,5 +1,5 @@
 use super::packed::Packed;
-use super::{Algorithm, Description, Wait};
+use super::{Algorithm, Description, Origin, Wait};
 use crate::clock::Tick;
 use crate::math::MAX_UNITS;
 use crate::quota::Quota;
@@ -82,6 +82,11 @@ impl SlidingLog {
 }
 
 impl SlidingLogState {
+    /// The units taken, and when this was written.
+    pub(crate) const fn consumed(&self) -> (u64, Tick) {
+        (self.total, self.last)
+    }
+
     fn entries(&self) -> impl Iterator<Item = Entry> {
         let mut taken_at = self.first;
         let older = self.older.iter().map(move |(to_next, units)| {
@@ -101,14 +106,40 @@ impl SlidingLogState {
         }
     }
 
-    /// Returns its units.
-    fn forget_newest(&mut self) -> u64 {
-        let forgotten = self.newest.units;
+    fn forget_newest(&mut self) -> Entry {
+        let forgotten = self.newest;
         let (to_next, units) = self.older.pop_back().unwrap_or_default();
         let taken_at = self.newest.taken_at.as_micros() - to_next;
         self.newest = Entry { taken_at: Tick::from_micros(taken_at), units };
-        self.total -= forgotten;
+        self.total -= forgotten.units;
         forgotten
+    }
+
+    fn forget_newest_units(&mut self, n: u64) {
+        let mut left = n;
+        while left >= self.newest.units && self.total > 0 {
+            left -= self.forget_newest().units;
+        }
+        if self.total > 0 {
+            self.newest.units -= left;
+            self.total -= left;
+        }
+    }
+
+    /// Forgets units of the first entry that is not older than that, then of the next ones.
+    fn forget_units_since(&mut self, instant: Tick, n: u64) {
+        let mut later = Vec::new();
+        while self.total > 0 && self.newest.taken_at >= instant {
+            later.push(self.forget_newest());
+        }
+        let mut left = n;
+        while let Some(Entry { taken_at, units }) = later.pop() {
+            let forgotten = left.min(units);
+            left -= forgotten;
+            if units > forgotten {
+                self.push(Entry { taken_at, units: units - forgotten });
+            }
+        }
     }
 
     /// Adds an entry that is not older than the newest one; its units are not 0.
@@ -164,19 +195,30 @@ impl Algorithm for SlidingLog {
         }
     }
 
-    /// The newest units are given back first.
-    fn give_back(&self, state: &mut SlidingLogState, n: u64, now: Tick) {
+    /// Without an origin, the newest units are given back first; with one, those of that instant and,
+    /// as the clock may have stood still, later ones.
+    fn give_back(
+        &self,
+        state: &mut SlidingLogState,
+        n: u64,
+        origin: Option<Origin<'_>>,
+        now: Tick,
+    ) {
         self.advance(state, now);
-        let mut left = n;
-        while left >= state.newest.units && state.total > 0 {
-            left -= state.forget_newest();
+        match origin {
+            None => state.forget_newest_units(n),
+            Some(origin) if self.expiry(origin.taken_at()) > state.last => {
+                state.forget_units_since(origin.taken_at(), n);
+            }
+            Some(_) => {}
         }
         if state.total == 0 {
             *state = SlidingLogState::default();
-        } else {
-            state.newest.units -= left;
-            state.total -= left;
         }
+    }
+
+    fn debt(&self, state: &SlidingLogState, now: Tick) -> u64 {
+        self.used(state, now).saturating_sub(self.0.count())
     }
 
     fn fresh_after(&self, state: &SlidingLogState, now: Tick) -> u64 {

@@ -28,7 +28,6 @@ end
 local weighted, rest = mul_div(previous, length - (now - window), length)
 if rest > 0 then weighted = weighted + 1 end
 local room = limit - weighted - current
-if room < 0 then room = 0 end
 if follow and now > clock then
   -- What counts as the clock goes back, counts as taken now.
   now, moved = clock, true
@@ -40,7 +39,13 @@ current, last = current + n, now
 if current > max_units then current = max_units end
 
 --@ give_back
-current, last = current - n, now
+last = now
+if not taken_at or taken_at >= start then
+  current = current - n
+elseif taken_at + length >= start then
+  previous = previous - n
+  if previous < 0 then previous = 0 end
+end
 if current <= 0 then
   current = 0
   if previous == 0 then start, last = 0, 0 end

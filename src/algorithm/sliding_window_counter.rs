@@ -1,4 +1,4 @@
-use super::{Algorithm, Description, Wait};
+use super::{Algorithm, Description, Origin, Wait};
 use crate::clock::Tick;
 use crate::math::{Divisor, MAX_UNITS, mul_div_ceil, mul_div_floor};
 use crate::quota::Quota;
@@ -54,6 +54,13 @@ pub struct SlidingWindowCounterState {
     last: Tick,
 }
 
+impl SlidingWindowCounterState {
+    /// The units taken, and when this was written.
+    pub(crate) fn consumed(&self) -> (u64, Tick) {
+        (self.previous.saturating_add(self.current), self.last)
+    }
+}
+
 impl SlidingWindowCounter {
     /// The quota's count in any of the quota's periods, estimated.
     #[must_use]
@@ -105,10 +112,14 @@ impl SlidingWindowCounter {
     }
 
     #[inline]
-    fn room_at(&self, read: &SlidingWindowCounterState) -> u64 {
+    fn estimate(&self, read: &SlidingWindowCounterState) -> u64 {
         let elapsed = read.last.micros_since(read.start);
-        let estimate = self.weighted(read.previous, elapsed).saturating_add(read.current);
-        self.quota.count().saturating_sub(estimate)
+        self.weighted(read.previous, elapsed).saturating_add(read.current)
+    }
+
+    #[inline]
+    fn room_at(&self, read: &SlidingWindowCounterState) -> u64 {
+        self.quota.count().saturating_sub(self.estimate(read))
     }
 }
 
@@ -152,9 +163,25 @@ impl Algorithm for SlidingWindowCounter {
     }
 
     #[inline]
-    fn give_back(&self, state: &mut SlidingWindowCounterState, n: u64, now: Tick) {
+    fn debt(&self, state: &SlidingWindowCounterState, now: Tick) -> u64 {
+        self.estimate(&self.at(state, now)).saturating_sub(self.quota.count())
+    }
+
+    #[inline]
+    fn give_back(
+        &self,
+        state: &mut SlidingWindowCounterState,
+        n: u64,
+        origin: Option<Origin<'_>>,
+        now: Tick,
+    ) {
         *state = self.at(state, now);
-        state.current = state.current.saturating_sub(n);
+        let taken_at = origin.map_or(state.start, |origin| origin.taken_at());
+        if taken_at >= state.start {
+            state.current = state.current.saturating_sub(n);
+        } else if taken_at.saturating_add(self.period_micros.get()) >= state.start {
+            state.previous = state.previous.saturating_sub(n);
+        }
         if (state.previous, state.current) == (0, 0) {
             *state = Self::State::default();
         }

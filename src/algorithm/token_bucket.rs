@@ -1,5 +1,5 @@
 use super::bucket::{Bucket, BucketState};
-use super::{Algorithm, Description, Standing, Wait};
+use super::{Algorithm, Description, Origin, Standing, Wait};
 use crate::clock::Tick;
 use crate::error::Error;
 use crate::quota::Quota;
@@ -83,8 +83,13 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn give_back(&self, state: &mut BucketState, n: u64, now: Tick) {
-        self.0.give_back(state, n, now);
+    fn give_back(&self, state: &mut BucketState, n: u64, origin: Option<Origin<'_>>, now: Tick) {
+        self.0.give_back(state, n, origin, now);
+    }
+
+    #[inline]
+    fn debt(&self, state: &BucketState, now: Tick) -> u64 {
+        self.0.debt(state, now)
     }
 
     #[inline]

@@ -9,7 +9,7 @@ pub use name::Name;
 
 use crate::algorithm::{
     Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
-    SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, Standing,
+    Origin, SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, Standing,
     TokenBucket, Wait,
 };
 use crate::clock::Tick;
@@ -156,7 +156,9 @@ macro_rules! choose {
     ($policy:expr, $state:expr, |$algorithm:ident, $s:ident| $body:expr) => {
         match (&$policy.0, &$state.0) {
             (Choice::One($algorithm), ChoiceState::One($s)) => $body,
-            (Choice::Set($algorithm), ChoiceState::Set($s)) => $body,
+            (Choice::Set($algorithm), ChoiceState::Set($s)) if $s.len() == $algorithm.0.len() => {
+                $body
+            }
             (Choice::One($algorithm), ChoiceState::Fresh) => {
                 let $s = &LimitState::default();
                 $body
@@ -165,16 +167,68 @@ macro_rules! choose {
                 let $s = &Box::default();
                 $body
             }
-            _ => panic!("{ANOTHER}"),
+            (Choice::One($algorithm), ChoiceState::Set(states)) => {
+                let $s = &most_consumed(states);
+                $body
+            }
+            (Choice::Set($algorithm), ChoiceState::One(state)) => {
+                let $s = &$algorithm.each(state);
+                $body
+            }
+            (Choice::Set($algorithm), ChoiceState::Set(states)) => {
+                let $s = &$algorithm.each(&most_consumed(states));
+                $body
+            }
         }
     };
 }
 
-const ANOTHER: &str = "a policy was given the state of another one";
+/// Evaluates `$body` with the limit or the set of limits, and the state that belongs to it, to be
+/// changed.
+macro_rules! change {
+    ($policy:expr, $state:expr, |$algorithm:ident, $s:ident| $body:expr) => {{
+        let fits = match (&$policy.0, &$state.0) {
+            (Choice::One(_), ChoiceState::One(_)) => true,
+            (Choice::Set(All(limits)), ChoiceState::Set(states)) => limits.len() == states.len(),
+            _ => false,
+        };
+        if !fits {
+            $policy.own($state);
+        }
+        match (&$policy.0, &mut $state.0) {
+            (Choice::One($algorithm), ChoiceState::One($s)) => $body,
+            (Choice::Set($algorithm), ChoiceState::Set($s)) => $body,
+            _ => unreachable!("the state is the policy's own"),
+        }
+    }};
+}
 
-/// # Panics
-///
-/// Given a state that another policy made, of other algorithms or another number of limits.
+/// What a single limit reads in the place of the states of several.
+fn most_consumed(states: &[LimitState]) -> LimitState {
+    states.iter().max_by_key(|state| state.consumed()).cloned().unwrap_or_default()
+}
+
+impl Policy {
+    /// Makes the state one of this policy's own.
+    fn own(&self, state: &mut PolicyState) {
+        state.0 = match (&self.0, std::mem::take(&mut state.0)) {
+            (Choice::One(_), ChoiceState::Fresh) => ChoiceState::One(LimitState::default()),
+            (Choice::Set(set), ChoiceState::Fresh) => {
+                ChoiceState::Set(set.each(&LimitState::default()))
+            }
+            (Choice::One(_), ChoiceState::Set(states)) => ChoiceState::One(most_consumed(&states)),
+            (Choice::Set(set), ChoiceState::One(state)) => ChoiceState::Set(set.each(&state)),
+            (Choice::Set(set), ChoiceState::Set(states)) if states.len() != set.0.len() => {
+                ChoiceState::Set(set.each(&most_consumed(&states)))
+            }
+            (_, own) => own,
+        };
+    }
+}
+
+/// A state that another policy made is read as one of this policy's: what was consumed stays
+/// consumed. Between algorithms, units count as taken when the state was last written; where the
+/// number of limits differs, as much as any of them consumed counts for each.
 impl Algorithm for Policy {
     type State = PolicyState;
 
@@ -198,28 +252,36 @@ impl Algorithm for Policy {
     }
 
     fn charge(&self, state: &mut PolicyState, n: u64, now: Tick) -> Standing {
-        if matches!(state.0, ChoiceState::Fresh) {
-            if n == 0 {
-                return Standing::fresh(self.limit());
-            }
-            state.0 = match &self.0 {
-                Choice::One(_) => ChoiceState::One(LimitState::default()),
-                Choice::Set(_) => ChoiceState::Set(Box::default()),
-            };
+        if matches!(state.0, ChoiceState::Fresh) && n == 0 {
+            return Standing::fresh(self.limit());
         }
-        match (&self.0, &mut state.0) {
-            (Choice::One(limit), ChoiceState::One(s)) => limit.charge(s, n, now),
-            (Choice::Set(set), ChoiceState::Set(s)) => set.charge(s, n, now),
-            _ => panic!("{ANOTHER}"),
+        change!(self, state, |choice, s| choice.charge(s, n, now))
+    }
+
+    fn give_back(&self, state: &mut PolicyState, n: u64, origin: Option<Origin<'_>>, now: Tick) {
+        if !matches!(state.0, ChoiceState::Fresh) {
+            change!(self, state, |choice, s| choice.give_back(s, n, origin, now));
         }
     }
 
-    fn give_back(&self, state: &mut PolicyState, n: u64, now: Tick) {
-        match (&self.0, &mut state.0) {
-            (_, ChoiceState::Fresh) => {}
-            (Choice::One(limit), ChoiceState::One(s)) => limit.give_back(s, n, now),
-            (Choice::Set(set), ChoiceState::Set(s)) => set.give_back(s, n, now),
-            _ => panic!("{ANOTHER}"),
+    fn debt(&self, state: &PolicyState, now: Tick) -> u64 {
+        choose!(self, state, |choice, s| choice.debt(s, now))
+    }
+
+    fn overdraw(&self, state: &mut PolicyState, n: u64, now: Tick) {
+        change!(self, state, |choice, s| choice.overdraw(s, n, now));
+    }
+
+    fn each_fresh_after(&self, state: &PolicyState, now: Tick, told: &mut Vec<u64>) {
+        choose!(self, state, |choice, s| choice.each_fresh_after(s, now, told));
+    }
+
+    /// Limit by limit, where there are as many; otherwise the state stays as it is.
+    fn scale(&self, old: &Self, state: &mut PolicyState, now: Tick) {
+        match (&self.0, &old.0, &mut state.0) {
+            (Choice::One(limit), Choice::One(old), ChoiceState::One(s)) => limit.scale(old, s, now),
+            (Choice::Set(set), Choice::Set(old), ChoiceState::Set(s)) => set.scale(old, s, now),
+            _ => {}
         }
     }
 
@@ -311,8 +373,7 @@ pub struct LimitState(AnyState);
 enum AnyState {
     #[default]
     Fresh,
-    TokenBucket(BucketState),
-    LeakyBucket(BucketState),
+    Bucket(BucketState),
     FixedWindow(FixedWindowState),
     /// Boxed, so that the others do not grow to its size.
     SlidingLog(Box<SlidingLogState>),
@@ -345,17 +406,17 @@ macro_rules! each {
     };
     ($limit:expr, $state:expr, |$a:ident, $s:ident| $body:expr) => {
         match (&$limit.algorithm, $state) {
-            (AnyAlgorithm::TokenBucket($a), AnyState::TokenBucket($s)) => $body,
-            (AnyAlgorithm::LeakyBucket($a), AnyState::LeakyBucket($s)) => $body,
+            (AnyAlgorithm::TokenBucket($a), AnyState::Bucket($s)) => $body,
+            (AnyAlgorithm::LeakyBucket($a), AnyState::Bucket($s)) => $body,
             (AnyAlgorithm::FixedWindow($a), AnyState::FixedWindow($s)) => $body,
             (AnyAlgorithm::SlidingLog($a), AnyState::SlidingLog($s)) => $body,
             (AnyAlgorithm::SlidingWindowCounter($a), AnyState::SlidingWindowCounter($s)) => $body,
-            _ => panic!("a limit was given the state of another algorithm"),
+            _ => unreachable!("the state is the limit's own"),
         }
     };
 }
 
-/// Reads what is `$told` of a state, or of a fresh one.
+/// Reads what is `$told` of a state: of one of another algorithm, as if it were the limit's own.
 macro_rules! read {
     ($limit:expr, $state:expr, |$a:ident, $s:ident| $told:expr) => {
         if matches!($state.0, AnyState::Fresh) {
@@ -363,15 +424,69 @@ macro_rules! read {
                 let $s = &Default::default();
                 $told
             })
-        } else {
+        } else if $limit.owns($state) {
             each!($limit, &$state.0, |$a, $s| $told)
+        } else {
+            each!($limit, &$limit.own($state).0, |$a, $s| $told)
         }
     };
 }
 
-/// # Panics
-///
-/// Given a state that a limit of another algorithm made.
+/// Changes a state, which becomes one of the limit's own.
+macro_rules! change_limit {
+    ($limit:expr, $state:expr, |$a:ident, $s:ident| $body:expr) => {{
+        if !$limit.owns($state) {
+            *$state = $limit.own($state);
+        }
+        each!($limit, &mut $state.0, |$a, $s| $body)
+    }};
+}
+
+impl LimitState {
+    /// The units that it says were taken, and when it was last written.
+    fn consumed(&self) -> (u64, Tick) {
+        match &self.0 {
+            AnyState::Fresh => (0, Tick::default()),
+            AnyState::Bucket(state) => state.consumed(),
+            AnyState::FixedWindow(state) => state.consumed(),
+            AnyState::SlidingLog(state) => state.consumed(),
+            AnyState::SlidingWindowCounter(state) => state.consumed(),
+        }
+    }
+}
+
+impl Limit {
+    #[inline]
+    fn owns(&self, state: &LimitState) -> bool {
+        matches!(
+            (&self.algorithm, &state.0),
+            (AnyAlgorithm::TokenBucket(_) | AnyAlgorithm::LeakyBucket(_), AnyState::Bucket(_))
+                | (AnyAlgorithm::FixedWindow(_), AnyState::FixedWindow(_))
+                | (AnyAlgorithm::SlidingLog(_), AnyState::SlidingLog(_))
+                | (AnyAlgorithm::SlidingWindowCounter(_), AnyState::SlidingWindowCounter(_))
+        )
+    }
+
+    /// A state of this limit's own, in which as many units are taken.
+    fn own(&self, state: &LimitState) -> LimitState {
+        let mut own = LimitState(match &self.algorithm {
+            AnyAlgorithm::TokenBucket(_) | AnyAlgorithm::LeakyBucket(_) => {
+                AnyState::Bucket(BucketState::default())
+            }
+            AnyAlgorithm::FixedWindow(_) => AnyState::FixedWindow(FixedWindowState::default()),
+            AnyAlgorithm::SlidingLog(_) => AnyState::SlidingLog(Box::default()),
+            AnyAlgorithm::SlidingWindowCounter(_) => {
+                AnyState::SlidingWindowCounter(SlidingWindowCounterState::default())
+            }
+        });
+        let (units, at) = state.consumed();
+        if units > 0 {
+            each!(self, &mut own.0, |a, s| a.take(s, units, at));
+        }
+        own
+    }
+}
+
 impl Algorithm for Limit {
     type State = LimitState;
 
@@ -392,27 +507,24 @@ impl Algorithm for Limit {
     }
 
     fn charge(&self, state: &mut LimitState, n: u64, now: Tick) -> Standing {
-        if matches!(state.0, AnyState::Fresh) {
-            if n == 0 {
-                return Standing::fresh(self.limit());
-            }
-            state.0 = match &self.algorithm {
-                AnyAlgorithm::TokenBucket(_) => AnyState::TokenBucket(BucketState::default()),
-                AnyAlgorithm::LeakyBucket(_) => AnyState::LeakyBucket(BucketState::default()),
-                AnyAlgorithm::FixedWindow(_) => AnyState::FixedWindow(FixedWindowState::default()),
-                AnyAlgorithm::SlidingLog(_) => AnyState::SlidingLog(Box::default()),
-                AnyAlgorithm::SlidingWindowCounter(_) => {
-                    AnyState::SlidingWindowCounter(SlidingWindowCounterState::default())
-                }
-            };
+        if matches!(state.0, AnyState::Fresh) && n == 0 {
+            return Standing::fresh(self.limit());
         }
-        each!(self, &mut state.0, |a, s| a.charge(s, n, now))
+        change_limit!(self, state, |a, s| a.charge(s, n, now))
     }
 
-    fn give_back(&self, state: &mut LimitState, n: u64, now: Tick) {
+    fn give_back(&self, state: &mut LimitState, n: u64, origin: Option<Origin<'_>>, now: Tick) {
         if !matches!(state.0, AnyState::Fresh) {
-            each!(self, &mut state.0, |a, s| a.give_back(s, n, now));
+            change_limit!(self, state, |a, s| a.give_back(s, n, origin, now));
         }
+    }
+
+    fn debt(&self, state: &LimitState, now: Tick) -> u64 {
+        read!(self, state, |a, s| a.debt(s, now))
+    }
+
+    fn overdraw(&self, state: &mut LimitState, n: u64, now: Tick) {
+        change_limit!(self, state, |a, s| a.overdraw(s, n, now));
     }
 
     fn fresh_after(&self, state: &LimitState, now: Tick) -> u64 {
@@ -465,8 +577,8 @@ mod in_redis {
 
         fn read_state(&self, stored: &mut StoredState<'_>) -> Option<LimitState> {
             Some(LimitState(match &self.algorithm {
-                AnyAlgorithm::TokenBucket(a) => AnyState::TokenBucket(a.read_state(stored)?),
-                AnyAlgorithm::LeakyBucket(a) => AnyState::LeakyBucket(a.read_state(stored)?),
+                AnyAlgorithm::TokenBucket(a) => AnyState::Bucket(a.read_state(stored)?),
+                AnyAlgorithm::LeakyBucket(a) => AnyState::Bucket(a.read_state(stored)?),
                 AnyAlgorithm::FixedWindow(a) => AnyState::FixedWindow(a.read_state(stored)?),
                 AnyAlgorithm::SlidingLog(a) => {
                     AnyState::SlidingLog(Box::new(a.read_state(stored)?))

@@ -1,7 +1,7 @@
-use super::Store;
 use super::lock::Lock;
+use super::{States, Store};
 use crate::algorithm::Algorithm;
-use crate::clock::{Clock, MonotonicClock};
+use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
 use crate::operation::Operation;
 use std::convert::Infallible;
@@ -25,10 +25,19 @@ impl<T: Default, C: Clock> Direct<T, C> {
     pub(crate) fn apply<A: Algorithm<State = T>>(
         &self,
         algorithm: &A,
-        operation: Operation,
+        operation: Operation<'_>,
     ) -> Decision {
         let now = self.clock.now();
         operation.apply(algorithm, &mut self.state.lock(), now)
+    }
+}
+
+impl<T: Clone + Default + Send, C: Clock> States for Direct<T, C> {
+    type State = T;
+
+    fn change_each(&self, mut change: impl FnMut(&mut T, Tick)) {
+        let now = self.clock.now().min(Tick::MAX);
+        change(&mut self.state.lock(), now);
     }
 }
 
@@ -39,7 +48,7 @@ impl<A: Algorithm, C: Clock> Store<A, ()> for Direct<A::State, C> {
         &self,
         algorithm: &A,
         (): &(),
-        operation: Operation,
+        operation: Operation<'_>,
     ) -> impl Future<Output = Result<Decision, Infallible>> + Send {
         ready(Ok(self.apply(algorithm, operation)))
     }
@@ -48,7 +57,7 @@ impl<A: Algorithm, C: Clock> Store<A, ()> for Direct<A::State, C> {
         &self,
         algorithm: &A,
         (): &(),
-        operation: Operation,
+        operation: Operation<'_>,
     ) -> Option<Result<Decision, Infallible>> {
         Some(Ok(self.apply(algorithm, operation)))
     }

@@ -1,6 +1,6 @@
-use super::Store;
 use super::lock::Lock;
 use super::table::Table;
+use super::{InProcess, States, Store};
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::{Decision, Outcome};
@@ -90,27 +90,12 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     #[must_use]
     pub fn max_keys(self, keys: usize) -> Self {
         assert!(keys > 0, "a store must be for one key at least");
-        assert_eq!(self.len(), 0, "the number of keys must be bounded before there are any");
+        assert_eq!(self.len_now(), 0, "the number of keys must be bounded before there are any");
         let cap = Cap { max_keys: keys, keys: AtomicUsize::new(0), shared: Lock::default() };
         // Room is looked for in one table: where there are few keys, that should be most of them.
         let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(self.shards.len());
         let shards = self.shards.into_iter().take(shards).collect();
         Self { shards, cap: Some(cap), ..self }
-    }
-
-    #[inline]
-    pub(crate) fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation) -> Decision
-    where
-        A: Algorithm<State = T>,
-        K: Hash + ?Sized,
-    {
-        let fingerprint = self.hasher.hash_one(key).min(Table::<T>::MAX_FINGERPRINT);
-        let now = self.clock.now();
-        let mut shard = self.shard(fingerprint).lock();
-        if let Some(state) = shard.table(fingerprint).get_mut(fingerprint) {
-            return operation.apply(algorithm, state, now);
-        }
-        self.apply_to_new(algorithm, fingerprint, operation, now, &mut shard)
     }
 
     /// For a key that has no state.
@@ -119,7 +104,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         &self,
         algorithm: &A,
         fingerprint: u64,
-        operation: Operation,
+        operation: Operation<'_>,
         now: Tick,
         shard: &mut Shard<T>,
     ) -> Decision {
@@ -161,19 +146,58 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         &self.shards[middle & (self.shards.len() - 1)]
     }
 
-    pub(crate) fn len(&self) -> usize {
+    fn len_now(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len).sum()
     }
 
-    pub(crate) fn shrink_to_fit<A: Algorithm<State = T>>(&self, algorithm: &A) {
+    /// Drops the states that are not to `keep`, and gives the memory back.
+    pub(crate) fn shrink(&self, keep: impl Fn(&T, Tick) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.lock();
             let now = self.clock.now().min(Tick::MAX).max(shard.dropped_at);
             let before = shard.len;
-            shard.shrink(now, |state| algorithm.fresh_after(state, now) > 0);
+            shard.shrink(now, |state| keep(state, now));
             if let Some(cap) = &self.cap {
                 cap.recount(before, shard.len);
             }
+        }
+    }
+}
+
+impl<T: Clone + Default + Send, C: Clock> InProcess for Memory<T, C> {
+    type State = T;
+
+    #[inline]
+    fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation<'_>) -> Decision
+    where
+        A: Algorithm<State = T>,
+        K: Hash + ?Sized,
+    {
+        let fingerprint = self.hasher.hash_one(key).min(Table::<T>::MAX_FINGERPRINT);
+        let now = self.clock.now();
+        let mut shard = self.shard(fingerprint).lock();
+        if let Some(state) = shard.table(fingerprint).get_mut(fingerprint) {
+            return operation.apply(algorithm, state, now);
+        }
+        self.apply_to_new(algorithm, fingerprint, operation, now, &mut shard)
+    }
+
+    fn len(&self) -> usize {
+        self.len_now()
+    }
+}
+
+impl<T: Clone + Default + Send, C: Clock> States for Memory<T, C> {
+    type State = T;
+
+    fn change_each(&self, mut change: impl FnMut(&mut T, Tick)) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let now = self.clock.now().min(Tick::MAX).max(shard.dropped_at);
+            shard.tables.iter_mut().for_each(|table| table.each_mut(|state| change(state, now)));
+        }
+        if let Some(cap) = &self.cap {
+            change(&mut cap.shared.lock(), self.clock.now().min(Tick::MAX));
         }
     }
 }
@@ -283,7 +307,7 @@ where
         &self,
         algorithm: &A,
         key: &K,
-        operation: Operation,
+        operation: Operation<'_>,
     ) -> impl Future<Output = Result<Decision, Infallible>> + Send {
         ready(Ok(self.apply(algorithm, key, operation)))
     }
@@ -292,7 +316,7 @@ where
         &self,
         algorithm: &A,
         key: &K,
-        operation: Operation,
+        operation: Operation<'_>,
     ) -> Option<Result<Decision, Infallible>> {
         Some(Ok(self.apply(algorithm, key, operation)))
     }

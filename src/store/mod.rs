@@ -10,6 +10,8 @@ mod memory;
 mod redis;
 #[cfg(feature = "memory")]
 mod table;
+#[cfg(feature = "memory")]
+mod tiered;
 
 #[cfg(feature = "memory")]
 pub use direct::Direct;
@@ -17,11 +19,17 @@ pub use direct::Direct;
 pub use memory::Memory;
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisKey};
+#[cfg(feature = "memory")]
+pub use tiered::TieredMemory;
 
 use crate::algorithm::Algorithm;
+#[cfg(feature = "memory")]
+use crate::clock::Tick;
 use crate::decision::Decision;
 use crate::operation::Operation;
 use std::future::Future;
+#[cfg(feature = "memory")]
+use std::hash::Hash;
 
 /// Keeps a state for each key of type `K`, and lets an algorithm decide on it, one call at a
 /// time for each key.
@@ -41,7 +49,7 @@ pub trait Store<A: Algorithm, K: ?Sized>: Send + Sync {
         &self,
         algorithm: &A,
         key: &K,
-        operation: Operation,
+        operation: Operation<'_>,
     ) -> impl Future<Output = Result<Decision, Self::Error>> + Send;
 
     /// Does `operation` for `key` if that needs no waiting, as in a store in process; `None`
@@ -50,8 +58,35 @@ pub trait Store<A: Algorithm, K: ?Sized>: Send + Sync {
         &self,
         _algorithm: &A,
         _key: &K,
-        _operation: Operation,
+        _operation: Operation<'_>,
     ) -> Option<Result<Decision, Self::Error>> {
         None
     }
+}
+
+/// A store in process of the states of one limit: [`Memory`] and [`Direct`].
+#[cfg(feature = "memory")]
+pub trait States: Send + Sync {
+    /// What is kept for a key.
+    type State;
+
+    /// Changes each state, one after the other.
+    fn change_each(&self, change: impl FnMut(&mut Self::State, Tick));
+}
+
+/// A store of states by key that decides at once: [`Memory`] and [`TieredMemory`].
+#[cfg(feature = "memory")]
+pub trait InProcess: Send + Sync {
+    /// What is kept for a key.
+    type State;
+
+    /// Does `operation` for `key`.
+    fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation<'_>) -> Decision
+    where
+        A: Algorithm<State = Self::State>,
+        K: Hash + ?Sized;
+
+    /// How many keys' states are in memory, those included that say nothing any more and have not
+    /// been dropped yet.
+    fn len(&self) -> usize;
 }

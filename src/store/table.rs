@@ -66,6 +66,11 @@ impl<T: Default> Table<T> {
         Some(&mut self.places[index].state)
     }
 
+    pub(super) fn each_mut(&mut self, mut change: impl FnMut(&mut T)) {
+        let taken = self.places.iter_mut().filter(|place| place.fingerprint != VACANT);
+        taken.for_each(|place| change(&mut place.state));
+    }
+
     /// Puts in the state of a key that has none. Where there is no room, the states that are not
     /// to `keep` are dropped; returns how many in that case.
     pub(super) fn insert(

@@ -105,18 +105,39 @@ fn period(units: &'static [&'static str]) -> impl Strategy<Value = String> {
 }
 
 fn limit() -> impl Strategy<Value = String> {
-    (quota(), prop_oneof![1_u64..30, 1_u64..1_000], 0..8).prop_map(|(quota, capacity, kind)| {
-        match kind {
-            0 => format!("token_bucket {quota}"),
-            1 => format!("token_bucket {quota} burst {capacity}"),
-            2 => format!("leaky_bucket {quota}"),
-            3 => format!("leaky_bucket {quota} capacity {capacity}"),
-            4 => format!("leaky_bucket {quota} capacity {capacity} nodelay"),
-            5 => format!("fixed_window {quota}"),
-            6 => format!("sliding_log {quota}"),
-            _ => quota,
-        }
+    (0..KINDS).prop_flat_map(limit_of)
+}
+
+const KINDS: usize = 8;
+
+fn limit_of(kind: usize) -> impl Strategy<Value = String> {
+    (quota(), prop_oneof![1_u64..30, 1_u64..1_000]).prop_map(move |(quota, capacity)| match kind {
+        0 => format!("token_bucket {quota}"),
+        1 => format!("token_bucket {quota} burst {capacity}"),
+        2 => format!("leaky_bucket {quota}"),
+        3 => format!("leaky_bucket {quota} capacity {capacity}"),
+        4 => format!("leaky_bucket {quota} capacity {capacity} nodelay"),
+        5 => format!("fixed_window {quota}"),
+        6 => format!("sliding_log {quota}"),
+        _ => quota,
     })
+}
+
+/// Three policies of the same algorithms with different numbers.
+pub fn versions() -> impl Strategy<Value = Vec<Policy>> {
+    let kinds = prop_oneof![
+        3 => prop::collection::vec(0..KINDS, 1),
+        2 => prop::collection::vec(0..KINDS, 2..=3),
+    ];
+    kinds.prop_flat_map(|kinds| {
+        let policy = kinds.into_iter().map(limit_of).collect::<Vec<_>>().prop_map(named);
+        prop::collection::vec(policy, 3)
+    })
+}
+
+fn named(limits: Vec<String>) -> Policy {
+    let named = ["a", "b", "c"].iter().zip(limits).map(|(name, limit)| format!("{name}: {limit}"));
+    parse(&named.collect::<Vec<_>>().join("; "))
 }
 
 /// A policy of one limit.
@@ -126,11 +147,7 @@ pub fn one_limit() -> impl Strategy<Value = Policy> {
 
 /// A set of so many limits.
 pub fn set_of(limits: impl Into<SizeRange>) -> impl Strategy<Value = Policy> {
-    prop::collection::vec(limit(), limits).prop_map(|limits| {
-        let named =
-            ["a", "b", "c"].iter().zip(limits).map(|(name, limit)| format!("{name}: {limit}"));
-        parse(&named.collect::<Vec<_>>().join("; "))
-    })
+    prop::collection::vec(limit(), limits).prop_map(named)
 }
 
 /// Any policy: most often one limit, else a set of two or three.
@@ -148,7 +165,7 @@ pub fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases * factor) }
 }
 
-fn units() -> impl Strategy<Value = u64> {
+pub fn units() -> impl Strategy<Value = u64> {
     prop_oneof![
         1 => Just(0_u64),
         6 => 1_u64..4,
@@ -158,7 +175,7 @@ fn units() -> impl Strategy<Value = u64> {
     ]
 }
 
-pub fn operation() -> impl Strategy<Value = Operation> {
+pub fn operation() -> impl Strategy<Value = Operation<'static>> {
     prop_oneof![
         8 => units().prop_map(Operation::Check),
         1 => units().prop_map(Operation::Peek),
@@ -183,7 +200,7 @@ pub fn pause() -> impl Strategy<Value = u64> {
 }
 
 /// Operations, each at its instant; never back in time.
-pub fn forward_trace(length: usize) -> impl Strategy<Value = Vec<(u64, Operation)>> {
+pub fn forward_trace(length: usize) -> impl Strategy<Value = Vec<(u64, Operation<'static>)>> {
     prop::collection::vec((pause(), operation()), 1..length).prop_map(|steps| {
         let mut now = MIDNIGHT;
         let at = steps.into_iter().map(|(pause, operation)| {
@@ -195,7 +212,7 @@ pub fn forward_trace(length: usize) -> impl Strategy<Value = Vec<(u64, Operation
 }
 
 /// Operations, each at its instant, with jumps back in time.
-pub fn jumping_trace(length: usize) -> impl Strategy<Value = Vec<(u64, Operation)>> {
+pub fn jumping_trace(length: usize) -> impl Strategy<Value = Vec<(u64, Operation<'static>)>> {
     prop::collection::vec((pause(), 0..5, operation()), 1..length).prop_map(|steps| {
         let mut now = MIDNIGHT;
         let at = steps.into_iter().map(|(pause, direction, operation)| {

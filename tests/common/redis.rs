@@ -45,8 +45,16 @@ pub struct InRedis {
 
 impl InRedis {
     pub fn with_policy(policy: Policy) -> Self {
+        Self::with_prefix(policy, prefix())
+    }
+
+    /// The same key by another policy.
+    pub fn under(&self, policy: Policy) -> Self {
+        Self::with_prefix(policy, self.prefix.clone())
+    }
+
+    fn with_prefix(policy: Policy, prefix: String) -> Self {
         let clock = ManualClock::new(Tick::from_micros(0));
-        let prefix = prefix();
         let store = STORE.clone().prefix(&prefix).client_time(clock.clone());
         let store = store.min_ttl(Duration::from_secs(600));
         Self { clock, limiter: Limiter::with_store(policy, store), prefix }

@@ -3,9 +3,11 @@
 --@ begin
 local key, numbers, pos = KEYS[1], ARGV[1], 1
 local PEEK, CHECK, TAKE_UP_TO, DEBIT = 0, 1, 2, 3
+local REFUND, GIVE_BACK, CHARGE = 0, 1, 2
 local floor = math.floor
 local max_units = 35184372088831 -- 2^45 - 1
 local available, change, longest, view, states = math.huge, 0, 0, '', ''
+local taken_at, whole = false, false
 
 -- a * b / m, rounded down, and the remainder. a < 2^53; b and m < 2^45.
 local function mul_div(a, b, m)
@@ -53,13 +55,18 @@ elseif op == CHECK then
   if n <= available then change = n end
 elseif op == TAKE_UP_TO then
   if n > available then n = available end
+  if n < 0 then n = 0 end
   change = n
 elseif op == DEBIT then
   change = n
 end
 
---@ refund
-if not moved then change = -n end
+--@ taken_at
+taken_at, at = struct.unpack('<d', numbers, at)
+if op == REFUND then taken_at = false else whole = true end
+
+--@ correct
+if not moved then change = op == CHARGE and n or -n end
 
 --@ ttl
 -- A little longer than it must be, and not for all keys alike.

@@ -252,7 +252,7 @@ where
         &self,
         algorithm: &A,
         key: &K,
-        operation: Operation,
+        operation: Operation<'_>,
     ) -> impl Future<Output = Result<Decision, Error>> + Send {
         let mut limits = ScriptCall::default();
         algorithm.script(&mut limits);
@@ -272,18 +272,27 @@ struct Call<'a, A> {
     algorithm: &'a A,
     limits: ScriptCall,
     scripts: &'a Scripts,
-    operation: Operation,
+    operation: Operation<'a>,
 }
 
 impl<A: Scripted> Call<'_, A> {
     async fn decide(&self, key: &[u8]) -> Result<Decision, Error> {
+        let Scripts { take, correct, reset, .. } = self.scripts;
         let (script, code, n) = match self.operation {
-            Operation::Peek(n) => (&self.scripts.take, 0, n),
-            Operation::Check(n) => (&self.scripts.take, 1, n),
-            Operation::TakeUpTo(n) => (&self.scripts.take, 2, n),
-            Operation::Debit(n) => (&self.scripts.take, 3, n),
-            Operation::Refund(n) => (&self.scripts.give_back, 0, n),
-            Operation::Reset => (&self.scripts.reset, 0, 0),
+            Operation::Peek(n) => (take, 0, n),
+            Operation::Check(n) | Operation::Reserve(n, _) => (take, 1, n),
+            Operation::TakeUpTo(n) => (take, 2, n),
+            Operation::Debit(n) => (take, 3, n),
+            Operation::Refund(n) => (correct, 0, n),
+            Operation::Settle(cost, receipt) => match cost.checked_sub(receipt.units()) {
+                None => (correct, 1, receipt.units() - cost),
+                Some(missing) => (correct, 2, missing),
+            },
+            Operation::Reset => (reset, 0, 0),
+        };
+        let origin = match self.operation {
+            Operation::Settle(_, receipt) => receipt.origin(),
+            _ => None,
         };
         let min_ttl_millis = u64::try_from(self.store.min_ttl.as_millis()).unwrap_or(u64::MAX);
         // A clock that goes back is told once, and then again only if it goes back again.
@@ -294,7 +303,14 @@ impl<A: Scripted> Call<'_, A> {
             if let Some(clock) = &self.store.clock {
                 push_number(&mut numbers, clock.now().min(Tick::MAX).as_micros());
             }
+            if std::ptr::eq(script, correct) {
+                let taken_at = origin.map_or(0, |origin| origin.taken_at().as_micros());
+                push_number(&mut numbers, taken_at);
+            }
             numbers.extend_from_slice(&self.limits.numbers);
+            for fresh_after in origin.map_or(&[][..], |origin| origin.fresh_after()) {
+                push_number(&mut numbers, *fresh_after);
+            }
             let reply = self.store.run(script, key, &numbers).await;
             let reply =
                 reply.map_err(|error| failure(&error, self.store.timeout, Some(self.policy())))?;

@@ -1,7 +1,8 @@
 //! Composes the Lua that decides by a policy from the sections of its algorithms.
 
 use crate::algorithm::Script;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind as ErrorKind};
+use std::fmt::Write;
 
 /// The scripts for one shape of policies: the same algorithms in the same order, whatever their
 /// numbers. (Numbers are arguments: a server that holds thousands of scripts becomes slow.)
@@ -11,8 +12,8 @@ pub(super) struct Scripts {
     time: Time,
     /// Checks, peeks, partial takes and debits.
     pub(super) take: Source,
-    /// Refunds.
-    pub(super) give_back: Source,
+    /// Refunds and settlements.
+    pub(super) correct: Source,
     pub(super) reset: Source,
 }
 
@@ -44,8 +45,8 @@ impl Scripts {
         Ok(Self {
             algorithms: algorithms.into(),
             time,
-            take: Source::new(&compose(algorithms, time, "grant", "take")?),
-            give_back: Source::new(&compose(algorithms, time, "refund", "give_back")?),
+            take: Source::new(&compose(algorithms, time, Kind::Take)?),
+            correct: Source::new(&compose(algorithms, time, Kind::Correct)?),
             reset: Source::new("redis.call('DEL', KEYS[1]) return struct.pack('<dd', 0, 0)"),
         })
     }
@@ -55,18 +56,18 @@ impl Scripts {
     }
 }
 
-/// `change` is the driver's section that tells what is to be taken or given back, `record` the
-/// algorithms' section that records it.
-fn compose(
-    algorithms: &[Script],
-    time: Time,
-    change: &'static str,
-    record: &'static str,
-) -> Result<String, Error> {
+/// What a script does: take units, or correct what was taken.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Kind {
+    Take,
+    Correct,
+}
+
+fn compose(algorithms: &[Script], time: Time, kind: Kind) -> Result<String, Error> {
     // A log on a key of its own is neither read nor written as a whole.
     let alone = algorithms.len() == 1 && algorithms[0].section("write_alone").is_some();
     let views = algorithms.iter().any(|algorithm| algorithm.section("view").is_some());
-    let parts = Parts { alone, views, change: section(DRIVER, change)?, record };
+    let parts = Parts { alone, views, kind };
 
     let mut text = String::new();
     text += section(DRIVER, "begin")?;
@@ -74,6 +75,9 @@ fn compose(
         Time::Server => section(DRIVER, "server_time")?,
         Time::Client => section(DRIVER, "client_time")?,
     };
+    if kind == Kind::Correct {
+        text += section(DRIVER, "taken_at")?;
+    }
     if !alone {
         text += section(DRIVER, "load")?;
     }
@@ -96,8 +100,7 @@ fn compose(
 struct Parts {
     alone: bool,
     views: bool,
-    change: &'static str,
-    record: &'static str,
+    kind: Kind,
 }
 
 impl Parts {
@@ -107,7 +110,10 @@ impl Parts {
     fn add(&self, algorithms: &[Script], text: &mut String) -> Result<(), Error> {
         let Some((&algorithm, inner)) = algorithms.split_first() else {
             *text += if self.alone { "" } else { section(DRIVER, "check_length")? };
-            *text += self.change;
+            *text += match self.kind {
+                Kind::Take => section(DRIVER, "grant")?,
+                Kind::Correct => section(DRIVER, "correct")?,
+            };
             return Ok(());
         };
         *text += "do\nlocal now, from = clock, pos\n";
@@ -128,8 +134,12 @@ impl Parts {
             *text += algorithm.section("view").unwrap_or(stored);
             *text += if inner.is_empty() { "view = seen\n" } else { "view = seen .. view\n" };
         }
-        *text += "if change ~= 0 or moved then\nif not moved then\n";
-        *text += section(algorithm, self.record)?;
+        *text += "if change ~= 0 or moved then\n";
+        if self.kind == Kind::Correct {
+            *text += "local untouched = false\n";
+        }
+        *text += "if not moved then\n";
+        self.record(algorithm, inner.len(), text)?;
         *text += "end\n";
         *text += section(algorithm, "fresh_after")?;
         *text += "if fresh_after > longest then longest = fresh_after end\n";
@@ -138,6 +148,9 @@ impl Parts {
             *text += section(algorithm, "write_alone")?;
         } else {
             *text += section(algorithm, "write")?;
+            if self.kind == Kind::Correct {
+                *text += "if untouched then state = string.sub(stored, from, to) end\n";
+            }
             *text +=
                 if inner.is_empty() { "states = state\n" } else { "states = state .. states\n" };
         }
@@ -146,7 +159,29 @@ impl Parts {
     }
 }
 
+impl Parts {
+    /// Records what was decided, in a limit with so many more behind it.
+    fn record(&self, algorithm: Script, behind: usize, text: &mut String) -> Result<(), Error> {
+        if self.kind == Kind::Take {
+            *text += section(algorithm, "take")?;
+            return Ok(());
+        }
+        // A debt of one limit, and no more.
+        *text += "if change > 0 then\nlocal n = n\n";
+        *text += "if n > limit + room then n = limit + room end\nif n > 0 then\n";
+        *text += section(algorithm, "take")?;
+        *text += "else\nuntouched = true\nend\nelse\nlocal fresh_at = taken_at\nif taken_at then\n";
+        let back = 8 * (behind + 1);
+        writeln!(text, "fresh_at = taken_at + struct.unpack('<d', numbers, #numbers - {back} + 1)")
+            .expect("a String takes it");
+        *text += "end\n";
+        *text += section(algorithm, "give_back")?;
+        *text += "end\n";
+        Ok(())
+    }
+}
+
 fn section(script: Script, name: &'static str) -> Result<&'static str, Error> {
-    let missing = || Kind::Section { script: script.name(), section: name }.into();
+    let missing = || ErrorKind::Section { script: script.name(), section: name }.into();
     script.section(name).ok_or_else(missing)
 }

@@ -1,0 +1,414 @@
+use super::{Algorithm, Carry, Decision, Limiter, Limits, Live, Operation, PerKey, Source, State};
+use crate::clock::{Clock, MonotonicClock};
+use crate::store::{Direct, InProcess, Memory, States, TieredMemory};
+use std::hash::Hash;
+use std::ops::Deref;
+
+impl<A: Algorithm> Limiter<A, Memory<A::State>> {
+    /// A limiter in process, for any number of keys.
+    #[must_use]
+    pub fn new(algorithm: A) -> Self {
+        Self::with_clock(algorithm, MonotonicClock::default())
+    }
+}
+
+impl<A: Algorithm> Limiter<A, Direct<A::State>> {
+    /// A limiter in process without keys: one budget for all callers.
+    ///
+    /// ```
+    /// use tollgate::{Limiter, Quota, TokenBucket};
+    ///
+    /// let limiter = Limiter::direct(TokenBucket::new(Quota::per_second(10)));
+    /// assert!(limiter.check().is_allowed());
+    /// ```
+    #[must_use]
+    pub fn direct(algorithm: A) -> Self {
+        Self::direct_with_clock(algorithm, MonotonicClock::default())
+    }
+}
+
+impl<A: Algorithm, C: Clock> Limiter<A, Memory<A::State, C>> {
+    /// A limiter in process that takes its time from `clock`.
+    #[must_use]
+    pub fn with_clock(algorithm: A, clock: C) -> Self {
+        Self::with_store(algorithm, Memory::new(clock))
+    }
+
+    /// The same limiter for no more than so many keys at a time: a bound on its memory,
+    /// whatever keys there are.
+    ///
+    /// When there are as many, and none of those looked at is idle, all further keys together
+    /// have the budget of one: what one of them takes or gives back, it takes from all and
+    /// gives to all, and a [`reset`](Self::reset) of one changes nothing. Keys that are in
+    /// memory are limited as ever. A key that gets a place later starts with no more than that
+    /// one budget has left.
+    ///
+    /// ```
+    /// # use tollgate::{FixedWindow, Limiter, ManualClock, Quota, Tick};
+    /// # let clock = ManualClock::new(Tick::from_micros(0));
+    /// let limiter = Limiter::with_clock(FixedWindow::new(Quota::per_minute(2)), clock).max_keys(1);
+    /// assert!(limiter.check("alice").is_allowed());
+    /// assert!(limiter.check_n("mallory", 2).is_allowed());
+    /// assert!(!limiter.check("trudy").is_allowed()); // mallory has spent it
+    /// assert!(limiter.check("alice").is_allowed());
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Where `keys` is 0, and where the limiter was asked for a decision before.
+    #[must_use]
+    pub fn max_keys(self, keys: usize) -> Self {
+        Self { store: self.store.max_keys(keys), ..self }
+    }
+
+    /// Drops the states that say nothing any more and gives the memory back: for after a
+    /// peak. It is never necessary, and takes time in proportion to the keys in memory.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tollgate::{Limiter, ManualClock, Quota, SlidingLog, Tick};
+    /// let clock = ManualClock::new(Tick::from_micros(0));
+    /// let limiter = Limiter::with_clock(SlidingLog::new(Quota::per_minute(10)), clock.clone());
+    /// assert!(limiter.check("alice").is_allowed());
+    /// clock.advance(Duration::from_secs(60));
+    /// limiter.shrink_to_fit();
+    /// assert!(limiter.is_empty());
+    /// ```
+    pub fn shrink_to_fit(&self) {
+        self.store.shrink(|state, now| self.limits.fresh_after(state, now) > 0);
+    }
+}
+
+impl<A: Algorithm> Limiter<Live<A>, Memory<A::State>> {
+    /// A limiter in process whose limits can be [replaced](Self::replace) while it is in use. It is
+    /// slower than one whose limits are fixed, by a lock that all of its callers share.
+    ///
+    /// ```
+    /// use tollgate::{Carry, Limiter, Policy};
+    ///
+    /// let limiter = Limiter::live("100/minute".parse::<Policy>()?);
+    /// assert_eq!(limiter.check_n("alice", 60).remaining(), 40);
+    /// limiter.replace("200/minute".parse()?);
+    /// assert_eq!(limiter.peek("alice").remaining(), 140);
+    /// limiter.replace_with("20/minute".parse()?, Carry::InProportion);
+    /// assert_eq!(limiter.peek("alice").remaining(), 14);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    ///
+    /// With a clock or a store of your own: `Limiter::with_store(Live::new(policy), store)`.
+    #[must_use]
+    pub fn live(algorithm: A) -> Self {
+        Self::with_store(Live::new(algorithm), Memory::new(MonotonicClock::default()))
+    }
+}
+
+impl<A, S> Limiter<Live<A>, S>
+where
+    A: Algorithm,
+    S: States<State = A::State>,
+{
+    /// As [`replace`](Self::replace), with a choice of what becomes of the units that are used. Only
+    /// in process: elsewhere, nobody can tell which instances know the new limits already.
+    ///
+    /// Unless that is [`Carry::AsIs`], it takes time in proportion to the keys in memory, in which
+    /// no decision is made.
+    pub fn replace_with(&self, algorithm: A, carry: Carry) {
+        self.limits.replace(algorithm, |old, new| match carry {
+            Carry::AsIs => {}
+            Carry::InProportion => self.store.change_each(|state, now| new.scale(old, state, now)),
+            Carry::Reset => self.store.change_each(|state, _| *state = A::State::default()),
+        });
+    }
+}
+
+impl<A, F> Limiter<PerKey<A, F>, TieredMemory<A::State>>
+where
+    A: Algorithm,
+    F: Send + Sync,
+{
+    /// A limiter in process that asks a closure for the limits of each key, so that they may differ:
+    /// by tier, say. A key whose limits change keeps what it has used.
+    ///
+    /// The closure returns a pointer to an algorithm: an `Arc<Policy>`, a `&'static TokenBucket`.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use std::sync::Arc;
+    /// use tollgate::{Limiter, Policy};
+    ///
+    /// let free: Arc<Policy> = Arc::new("10/hour".parse()?);
+    /// let pro: Arc<Policy> = Arc::new("1000/hour".parse()?);
+    /// let tiers = HashMap::from([("alice", pro)]);
+    ///
+    /// let limiter = Limiter::per_key(move |user: &str| {
+    ///     Arc::clone(tiers.get(user).unwrap_or(&free))
+    /// });
+    /// assert_eq!(limiter.check("alice").limit(), 1000);
+    /// assert_eq!(limiter.check("bob").limit(), 10);
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    ///
+    /// With a clock or a store of your own: `Limiter::with_store(PerKey::new(closure), store)`.
+    #[must_use]
+    pub fn per_key<K, P>(limits_of: F) -> Self
+    where
+        K: ?Sized,
+        F: Fn(&K) -> P,
+        P: Deref<Target = A>,
+    {
+        Self::with_store(PerKey::new(limits_of), TieredMemory::default())
+    }
+}
+
+/// Limits that are told with the call, in the place of the limiter's own.
+impl<L: Source, C: Clock> Limiter<L, TieredMemory<State<L>, C>> {
+    /// Takes one unit for `key`, if there is one, by other limits than this limiter's. What the key
+    /// has used stays used, whatever it was limited by.
+    ///
+    /// ```
+    /// use tollgate::{Limiter, Quota, SlidingLog, TieredMemory};
+    ///
+    /// let [free, pro] = [10, 1000].map(|count| SlidingLog::new(Quota::per_hour(count)));
+    /// let limiter = Limiter::with_store(free, TieredMemory::default());
+    /// assert_eq!(limiter.check("alice").remaining(), 9);
+    /// assert_eq!(limiter.check_with(&pro, "alice").remaining(), 998);
+    /// ```
+    pub fn check_with<K: Hash + ?Sized>(&self, limits: &L::Algorithm, key: &K) -> Decision {
+        self.decide_with(limits, key, Operation::Check(1))
+    }
+
+    /// Does `operation` for `key`, by other limits than this limiter's.
+    pub fn decide_with<K: Hash + ?Sized>(
+        &self,
+        limits: &L::Algorithm,
+        key: &K,
+        operation: Operation<'_>,
+    ) -> Decision {
+        self.store.apply(limits, key, operation)
+    }
+}
+
+/// In process, every decision is made at once and cannot fail. On a key that is in memory
+/// none allocates, but for the instants that a log has to keep.
+impl<L, S> Limiter<L, S>
+where
+    L: Source,
+    S: InProcess<State = State<L>>,
+{
+    /// Takes one unit for `key`, if there is one.
+    ///
+    /// ```
+    /// # use tollgate::{Limiter, Quota, SlidingLog};
+    /// let limiter = Limiter::new(SlidingLog::new(Quota::per_minute(2)));
+    /// assert_eq!(limiter.check("alice").remaining(), 1);
+    /// assert_eq!(limiter.check("alice").remaining(), 0);
+    /// assert!(!limiter.check("alice").is_allowed());
+    /// assert!(limiter.check("bob").is_allowed());
+    /// ```
+    pub fn check<K>(&self, key: &K) -> Decision
+    where
+        L: Limits<K>,
+        K: Hash + ?Sized,
+    {
+        self.check_n(key, 1)
+    }
+
+    /// Takes `n` units for `key`, if there are so many; otherwise none.
+    ///
+    /// ```
+    /// # use tollgate::{Limiter, Outcome, Quota, SlidingLog};
+    /// let limiter = Limiter::new(SlidingLog::new(Quota::per_minute(10)));
+    /// assert!(limiter.check_n("alice", 8).is_allowed());
+    /// assert!(!limiter.check_n("alice", 5).is_allowed()); // free of charge
+    /// assert_eq!(limiter.check_n("alice", 1).remaining(), 1);
+    /// assert_eq!(limiter.check_n("alice", 11).outcome(), Outcome::Never);
+    /// ```
+    pub fn check_n<K>(&self, key: &K, n: u64) -> Decision
+    where
+        L: Limits<K>,
+        K: Hash + ?Sized,
+    {
+        self.decide(key, Operation::Check(n))
+    }
+
+    /// Tells what [`check`](Self::check) would say, and takes nothing.
+    ///
+    /// ```
+    /// # use tollgate::{Limiter, Quota, SlidingLog};
+    /// let limiter = Limiter::new(SlidingLog::new(Quota::per_minute(1)));
+    /// assert!(limiter.peek("alice").is_allowed());
+    /// assert_eq!(limiter.peek("alice").remaining(), 1);
+    /// ```
+    pub fn peek<K>(&self, key: &K) -> Decision
+    where
+        L: Limits<K>,
+        K: Hash + ?Sized,
+    {
+        self.decide(key, Operation::Peek(1))
+    }
+
+    /// Takes as many units as there are, up to `n`; refused only where there is not one.
+    /// [`Decision::granted`] tells how many it took.
+    ///
+    /// ```
+    /// # use tollgate::{Limiter, Quota, SlidingLog};
+    /// let limiter = Limiter::new(SlidingLog::new(Quota::per_minute(10)));
+    /// assert_eq!(limiter.take_up_to("alice", 7).granted(), 7);
+    /// assert_eq!(limiter.take_up_to("alice", 7).granted(), 3);
+    /// assert!(!limiter.take_up_to("alice", 7).is_allowed());
+    /// ```
+    pub fn take_up_to<K>(&self, key: &K, n: u64) -> Decision
+    where
+        L: Limits<K>,
+        K: Hash + ?Sized,
+    {
+        self.decide(key, Operation::TakeUpTo(n))
+    }
+
+    /// Charges `n` units, whether they are there or not: for costs that are known only
+    /// afterwards. What was not there is a debt. It is never refused.
+    ///
+    /// A bucket works a debt off before anything is allowed again. In a window or a log, units
+    /// on top count as long as any others do, and are then forgotten.
+    ///
+    /// A bucket's debt is at most what it works off in fifty years; other algorithms count
+    /// up to 2^45 - 1 units.
+    ///
+    /// ```
+    /// # use tollgate::{Limiter, Quota, TokenBucket};
+    /// # use std::time::Duration;
+    /// let limiter = Limiter::new(TokenBucket::new(Quota::per_minute(10)));
+    /// let after = limiter.debit("alice", 15);
+    /// assert_eq!(after.remaining(), 0);
+    /// assert_eq!(after.next_after(), Some(Duration::from_secs(36))); // 6 units of 6 s
+    /// ```
+    ///
+    /// An estimate, corrected when the true cost is known:
+    ///
+    /// ```
+    /// # use tollgate::{Limiter, Quota, TokenBucket};
+    /// let tokens = Limiter::new(TokenBucket::new(Quota::per_minute(90_000)));
+    /// let (estimate, actual) = (2_000, 2_600);
+    /// if tokens.check_n("tenant", estimate).is_allowed() {
+    ///     // ... ask the language model ...
+    ///     let after = if actual > estimate {
+    ///         tokens.debit("tenant", actual - estimate)
+    ///     } else {
+    ///         tokens.refund("tenant", estimate - actual)
+    ///     };
+    ///     assert_eq!(after.remaining(), 87_400);
+    /// }
+    /// ```
+    pub fn debit<K>(&self, key: &K, n: u64) -> Decision
+    where
+        L: Limits<K>,
+        K: Hash + ?Sized,
+    {
+        self.decide(key, Operation::Debit(n))
+    }
+
+    /// Gives `n` units back: never more than were taken, and in an algorithm with windows
+    /// only into the present one.
+    ///
+    /// ```
+    /// # use tollgate::{Limiter, Quota, SlidingLog};
+    /// let limiter = Limiter::new(SlidingLog::new(Quota::per_minute(10)));
+    /// assert_eq!(limiter.check_n("alice", 8).remaining(), 2);
+    /// assert_eq!(limiter.refund("alice", 3).remaining(), 5);
+    /// assert_eq!(limiter.refund("alice", 99).remaining(), 10);
+    /// ```
+    pub fn refund<K>(&self, key: &K, n: u64) -> Decision
+    where
+        L: Limits<K>,
+        K: Hash + ?Sized,
+    {
+        self.decide(key, Operation::Refund(n))
+    }
+
+    /// Forgets all that was taken.
+    ///
+    /// ```
+    /// # use tollgate::{Limiter, Quota, SlidingLog};
+    /// let limiter = Limiter::new(SlidingLog::new(Quota::per_minute(10)));
+    /// assert_eq!(limiter.check_n("alice", 10).remaining(), 0);
+    /// assert_eq!(limiter.reset("alice").remaining(), 10);
+    /// ```
+    pub fn reset<K>(&self, key: &K) -> Decision
+    where
+        L: Limits<K>,
+        K: Hash + ?Sized,
+    {
+        self.decide(key, Operation::Reset)
+    }
+
+    /// Does `operation` for `key`. All the other methods are this one.
+    pub fn decide<K>(&self, key: &K, operation: Operation<'_>) -> Decision
+    where
+        L: Limits<K>,
+        K: Hash + ?Sized,
+    {
+        self.limits.with(key, |algorithm| self.store.apply(algorithm, key, operation))
+    }
+
+    /// How many keys' states are in memory, those included that say nothing any more and
+    /// have not been dropped yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Whether no key's state is in memory.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Without keys: each method does what the one of the same name does for a key.
+impl<L: Limits<()>, C: Clock> Limiter<L, Direct<State<L>, C>> {
+    /// A limiter without keys that takes its time from `clock`.
+    #[must_use]
+    pub fn direct_with_clock(limits: L, clock: C) -> Self {
+        Self::with_store(limits, Direct::new(clock))
+    }
+
+    /// Takes one unit, if there is one.
+    pub fn check(&self) -> Decision {
+        self.check_n(1)
+    }
+
+    /// Takes `n` units, if there are so many; otherwise none.
+    pub fn check_n(&self, n: u64) -> Decision {
+        self.decide(Operation::Check(n))
+    }
+
+    /// Tells what [`check`](Self::check) would say, and takes nothing.
+    pub fn peek(&self) -> Decision {
+        self.decide(Operation::Peek(1))
+    }
+
+    /// Takes as many units as there are, up to `n`.
+    pub fn take_up_to(&self, n: u64) -> Decision {
+        self.decide(Operation::TakeUpTo(n))
+    }
+
+    /// Charges `n` units, whether they are there or not.
+    pub fn debit(&self, n: u64) -> Decision {
+        self.decide(Operation::Debit(n))
+    }
+
+    /// Gives `n` units back.
+    pub fn refund(&self, n: u64) -> Decision {
+        self.decide(Operation::Refund(n))
+    }
+
+    /// Forgets all that was taken.
+    pub fn reset(&self) -> Decision {
+        self.decide(Operation::Reset)
+    }
+
+    /// Does `operation`. All the other methods are this one.
+    pub fn decide(&self, operation: Operation<'_>) -> Decision {
+        self.limits.with(&(), |algorithm| self.store.apply(algorithm, operation))
+    }
+}

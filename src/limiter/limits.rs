@@ -1,0 +1,52 @@
+//! Which limits hold: the same for all keys, others for each, or such as are replaced.
+
+use crate::algorithm::{Algorithm, Description};
+use std::ops::Deref;
+
+/// Where a [`Limiter`](super::Limiter) has its limits from: an algorithm, which is the same for all
+/// keys and for ever, [`Live`](super::Live), which can be replaced, or
+/// [`PerKey`](super::PerKey), which is asked for each key.
+pub trait Source: Send + Sync {
+    /// What the limits are.
+    type Algorithm: Algorithm;
+
+    /// The limits, as [`Describe::describe`](super::Describe::describe) tells them; none where they
+    /// differ from key to key.
+    fn describe(&self) -> Vec<Description>;
+}
+
+/// A [`Source`] for keys of type `K`.
+pub trait Limits<K: ?Sized>: Source {
+    /// Does something by the limits that hold for `key`. They are not replaced until it is done.
+    fn with<R>(&self, key: &K, decide: impl FnOnce(&Self::Algorithm) -> R) -> R;
+
+    /// The limits that hold for `key` now, for a decision that must wait for its store.
+    fn get(&self, key: &K) -> impl Deref<Target = Self::Algorithm> + Send;
+
+    /// What [`RateLimiter::describe_for`](super::RateLimiter::describe_for) tells.
+    fn describe_for(&self, key: &K) -> Option<Vec<Description>>;
+}
+
+impl<A: Algorithm> Source for A {
+    type Algorithm = A;
+
+    fn describe(&self) -> Vec<Description> {
+        Algorithm::describe(self)
+    }
+}
+
+impl<A: Algorithm, K: ?Sized> Limits<K> for A {
+    #[inline]
+    fn with<R>(&self, _key: &K, decide: impl FnOnce(&A) -> R) -> R {
+        decide(self)
+    }
+
+    #[inline]
+    fn get(&self, _key: &K) -> impl Deref<Target = A> + Send {
+        self
+    }
+
+    fn describe_for(&self, _key: &K) -> Option<Vec<Description>> {
+        None
+    }
+}

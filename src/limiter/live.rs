@@ -1,0 +1,66 @@
+use super::limits::{Limits, Source};
+use crate::algorithm::{Algorithm, Description};
+use parking_lot::RwLock;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// What becomes of the units that are used, when limits are replaced.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Carry {
+    /// They stay used: of 100 with 60 used, 200 leave 140 and 20 leave none. What was used beyond
+    /// the new limit is a debt: see [`Limiter::debit`](super::Limiter::debit).
+    #[default]
+    AsIs,
+    /// The same part of the new limit is used, rounded up, as if it had been taken now: of 100 with
+    /// 60 used, 200 leave 80 and 20 leave 8. Where the number of limits in a set has changed, as
+    /// [`AsIs`](Self::AsIs).
+    InProportion,
+    /// Nothing is used.
+    Reset,
+}
+
+/// Limits that can be replaced while they are in use: see [`Limiter::live`](super::Limiter::live).
+#[derive(Debug)]
+pub struct Live<A>(RwLock<Arc<A>>);
+
+impl<A> Live<A> {
+    /// Limits that hold until they are replaced.
+    pub fn new(algorithm: A) -> Self {
+        Self(RwLock::new(Arc::new(algorithm)))
+    }
+
+    /// The limits that hold now.
+    pub fn get(&self) -> Arc<A> {
+        Arc::clone(&self.0.read())
+    }
+
+    /// Puts `new` in the place of the limits, while no decision is being made, and before the next
+    /// one does what `carry` does with the old ones and the new ones.
+    pub(super) fn replace(&self, new: A, carry: impl FnOnce(&A, &A)) {
+        let mut current = self.0.write();
+        carry(&current, &new);
+        *current = Arc::new(new);
+    }
+}
+
+impl<A: Algorithm> Source for Live<A> {
+    type Algorithm = A;
+
+    fn describe(&self) -> Vec<Description> {
+        self.get().describe()
+    }
+}
+
+impl<A: Algorithm, K: ?Sized> Limits<K> for Live<A> {
+    fn with<R>(&self, _key: &K, decide: impl FnOnce(&A) -> R) -> R {
+        decide(&self.0.read())
+    }
+
+    fn get(&self, _key: &K) -> impl Deref<Target = A> + Send {
+        Self::get(self)
+    }
+
+    fn describe_for(&self, _key: &K) -> Option<Vec<Description>> {
+        Some(Source::describe(self))
+    }
+}

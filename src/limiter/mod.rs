@@ -1,0 +1,227 @@
+//! The limiter: an algorithm, and the store that it decides on.
+
+#[cfg(feature = "memory")]
+mod in_process;
+mod limits;
+mod live;
+mod per_key;
+
+pub use limits::{Limits, Source};
+pub use live::{Carry, Live};
+pub use per_key::PerKey;
+
+use crate::algorithm::{Algorithm, Description};
+use crate::decision::Decision;
+use crate::operation::Operation;
+use crate::store::Store;
+use std::future::Future;
+use std::sync::Arc;
+
+/// Decides for keys of type `K`: what generic code and the `tower` layer use.
+///
+/// Async in shape, so that it is the same trait for limits in process and limits elsewhere. A
+/// limiter in process answers with a future that is ready, and its error cannot happen; where
+/// the type is known, [`Limiter`]'s own methods need no `await`. To hand on a limiter that is in
+/// an [`Arc`](std::sync::Arc), write `&*arc`.
+///
+/// ```
+/// use tollgate::{Limiter, Quota, RateLimiter, SlidingLog};
+///
+/// async fn admitted<L: RateLimiter<str>>(limiter: &L, user: &str) -> Result<bool, L::Error> {
+///     Ok(limiter.check(user).await?.is_allowed())
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// let limiter = Limiter::new(SlidingLog::new(Quota::per_minute(1)));
+/// assert_eq!(admitted(&limiter, "alice").await, Ok(true));
+/// assert_eq!(admitted(&limiter, "alice").await, Ok(false));
+/// # }
+/// ```
+pub trait RateLimiter<K: ?Sized>: Describe {
+    /// Why a decision could not be made. A refusal is not an error.
+    type Error;
+
+    /// Does `operation` for `key`. All the other methods are this one.
+    ///
+    /// # Errors
+    ///
+    /// Where the limiter's store cannot be asked, or does not answer.
+    fn decide(
+        &self,
+        key: &K,
+        operation: Operation<'_>,
+    ) -> impl Future<Output = Result<Decision, Self::Error>> + Send;
+
+    /// Does `operation` for `key` if that needs no waiting; `None` where nothing was done and
+    /// [`decide`](Self::decide) must be awaited.
+    fn decide_now(
+        &self,
+        _key: &K,
+        _operation: Operation<'_>,
+    ) -> Option<Result<Decision, Self::Error>> {
+        None
+    }
+
+    /// The limits that hold for `key` now, where they are not the same for all keys and for ever;
+    /// `None` where they are what [`describe`](Describe::describe) tells.
+    fn describe_for(&self, _key: &K) -> Option<Vec<Description>> {
+        None
+    }
+
+    /// Takes one unit, if there is one.
+    fn check(&self, key: &K) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
+        self.check_n(key, 1)
+    }
+
+    /// Takes `n` units, if there are so many.
+    fn check_n(
+        &self,
+        key: &K,
+        n: u64,
+    ) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
+        self.decide(key, Operation::Check(n))
+    }
+
+    /// Tells what [`check`](Self::check) would say, and takes nothing.
+    fn peek(&self, key: &K) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
+        self.decide(key, Operation::Peek(1))
+    }
+
+    /// Takes as many units as there are, up to `n`.
+    fn take_up_to(
+        &self,
+        key: &K,
+        n: u64,
+    ) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
+        self.decide(key, Operation::TakeUpTo(n))
+    }
+
+    /// Charges `n` units, whether they are there or not.
+    fn debit(&self, key: &K, n: u64) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
+        self.decide(key, Operation::Debit(n))
+    }
+
+    /// Gives `n` units back.
+    fn refund(
+        &self,
+        key: &K,
+        n: u64,
+    ) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
+        self.decide(key, Operation::Refund(n))
+    }
+
+    /// Forgets all that was taken.
+    fn reset(&self, key: &K) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
+        self.decide(key, Operation::Reset)
+    }
+}
+
+/// Tells of the limits that a limiter applies, without asking it for a decision.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a limiter",
+    note = "an algorithm or a policy becomes one by `Limiter::new(..)`; for one in an `Arc` there is \
+            `RateLimitLayer::shared`, or `&*arc`"
+)]
+pub trait Describe: Send + Sync {
+    /// The limits, in the order that [`Decision::binding`] counts in; at least one, unless they
+    /// differ from key to key.
+    fn describe(&self) -> Vec<Description>;
+}
+
+/// Decides by one algorithm, with its states in one store.
+///
+/// ```
+/// use tollgate::{Limiter, Quota, TokenBucket};
+///
+/// let limiter = Limiter::new(TokenBucket::new(Quota::per_minute(100)).burst(20));
+/// if limiter.check("alice").is_allowed() {
+///     // serve her
+/// }
+/// ```
+///
+/// In process, any `Hash` type is a key, borrowed: strings, numbers, addresses, tuples of them.
+/// One limiter's keys are one namespace: `"1"` and `1` are two keys, `"a"` and
+/// `String::from("a")` one. In Redis, a key is what it writes: see `RedisKey`.
+///
+/// Share a limiter between threads by reference or in an [`Arc`](std::sync::Arc). As the field
+/// of a struct its type is `Limiter<TokenBucket>`, or `Limiter<Policy>` for limits that are
+/// read from a text. With a clock of its own, `Limiter<Policy, Memory<PolicyState, C>>`, where
+/// `C` may be `Arc<dyn Clock>`.
+#[derive(Debug)]
+pub struct Limiter<L: Source, S = DefaultStore<L>> {
+    limits: L,
+    store: S,
+}
+
+/// What is kept for a key.
+type State<L> = <<L as Source>::Algorithm as Algorithm>::State;
+
+#[cfg(feature = "memory")]
+type DefaultStore<L> = crate::store::Memory<State<L>>;
+
+/// Without a store in the crate, a limiter's type must name one.
+#[cfg(not(feature = "memory"))]
+type DefaultStore<L> = std::marker::PhantomData<L>;
+
+impl<L: Source, S> Limiter<L, S> {
+    /// A limiter that decides by an algorithm, or another source of `limits`, on the states in
+    /// `store`, of the crate's or your own.
+    pub const fn with_store(limits: L, store: S) -> Self {
+        Self { limits, store }
+    }
+}
+
+impl<A: Algorithm, S> Limiter<A, S> {
+    /// The algorithm.
+    pub const fn algorithm(&self) -> &A {
+        &self.limits
+    }
+}
+
+impl<A: Algorithm, S> Limiter<Live<A>, S> {
+    /// The limits that hold now.
+    pub fn algorithm(&self) -> Arc<A> {
+        self.limits.get()
+    }
+
+    /// Replaces the limits, from the next decision on. What is used stays used: see
+    /// [`Carry::AsIs`].
+    ///
+    /// In Redis, other instances may still decide by the old limits for a while, and a limit of
+    /// another algorithm starts anew; a [`Policy`](crate::Policy) in process carries on there too.
+    pub fn replace(&self, algorithm: A) {
+        self.limits.replace(algorithm, |_, _| ());
+    }
+}
+
+impl<L: Source, S: Send + Sync> Describe for Limiter<L, S> {
+    fn describe(&self) -> Vec<Description> {
+        self.limits.describe()
+    }
+}
+
+impl<L, S, K> RateLimiter<K> for Limiter<L, S>
+where
+    L: Limits<K>,
+    S: Store<L::Algorithm, K>,
+    K: Sync + ?Sized,
+{
+    type Error = S::Error;
+
+    async fn decide(&self, key: &K, operation: Operation<'_>) -> Result<Decision, Self::Error> {
+        self.store.decide(&self.limits.get(key), key, operation).await
+    }
+
+    fn decide_now(
+        &self,
+        key: &K,
+        operation: Operation<'_>,
+    ) -> Option<Result<Decision, Self::Error>> {
+        self.limits.with(key, |algorithm| self.store.decide_now(algorithm, key, operation))
+    }
+
+    fn describe_for(&self, key: &K) -> Option<Vec<Description>> {
+        self.limits.describe_for(key)
+    }
+}

@@ -1,0 +1,213 @@
+use super::memory::Memory;
+use super::{InProcess, Store};
+use crate::algorithm::{Algorithm, Binding, Description, Origin, Standing, Wait};
+use crate::clock::{Clock, MonotonicClock, Tick};
+use crate::decision::Decision;
+use crate::operation::Operation;
+use std::convert::Infallible;
+use std::future::{Future, ready};
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// The states of any number of keys in this process, for limits that differ from key to key or
+/// from call to call. Its clones are one store.
+///
+/// It is a [`Memory`] that notes, for each key, until when its state says something under the limits
+/// that it was taken by, so that no other limits can drop it: 8 bytes more a key.
+///
+/// ```
+/// use tollgate::{Limiter, Policy, TieredMemory};
+///
+/// let store = TieredMemory::default();
+/// let free: Policy = "10/hour".parse()?;
+/// let pro: Policy = "1000/hour".parse()?;
+/// let free = Limiter::with_store(free, store.clone());
+/// let pro = Limiter::with_store(pro, store.clone());
+///
+/// assert!(free.check_n("alice", 10).is_allowed());
+/// assert!(!free.check("alice").is_allowed());
+/// // Alice pays: what she has used stays used.
+/// assert_eq!(pro.check("alice").remaining(), 989);
+/// # Ok::<(), tollgate::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct TieredMemory<T, C = MonotonicClock>(Arc<Memory<Dated<T>, C>>);
+
+impl<T: Default, C: Clock> TieredMemory<T, C> {
+    /// A store without any state, that takes its time from `clock`.
+    #[must_use]
+    pub fn new(clock: C) -> Self {
+        Self(Arc::new(Memory::new(clock)))
+    }
+}
+
+impl<T: Clone + Default, C: Clock> TieredMemory<T, C> {
+    /// A store for no more than so many keys at a time: see
+    /// [`Limiter::max_keys`](crate::Limiter::max_keys).
+    ///
+    /// # Panics
+    ///
+    /// Where `keys` is 0.
+    #[must_use]
+    pub fn with_max_keys(clock: C, keys: usize) -> Self
+    where
+        T: Send,
+    {
+        Self(Arc::new(Memory::new(clock).max_keys(keys)))
+    }
+}
+
+impl<T: Clone + Default + Send, C: Clock> TieredMemory<T, C> {
+    /// Drops the states that say nothing any more and gives the memory back: see
+    /// [`Limiter::shrink_to_fit`](crate::Limiter::shrink_to_fit).
+    pub fn shrink_to_fit(&self) {
+        self.0.shrink(|state, now| state.fresh_after(now) > 0);
+    }
+}
+
+impl<T: Default> Default for TieredMemory<T> {
+    fn default() -> Self {
+        Self::new(MonotonicClock::default())
+    }
+}
+
+impl<T, C> Clone for TieredMemory<T, C> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Clone + Default + Send, C: Clock> InProcess for TieredMemory<T, C> {
+    type State = T;
+
+    fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation<'_>) -> Decision
+    where
+        A: Algorithm<State = T>,
+        K: Hash + ?Sized,
+    {
+        self.0.apply(&Dating(algorithm), key, operation)
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<A, C, K> Store<A, K> for TieredMemory<A::State, C>
+where
+    A: Algorithm,
+    C: Clock,
+    K: Hash + ?Sized,
+{
+    type Error = Infallible;
+
+    fn decide(
+        &self,
+        algorithm: &A,
+        key: &K,
+        operation: Operation<'_>,
+    ) -> impl Future<Output = Result<Decision, Infallible>> + Send {
+        ready(Ok(self.apply(algorithm, key, operation)))
+    }
+
+    fn decide_now(
+        &self,
+        algorithm: &A,
+        key: &K,
+        operation: Operation<'_>,
+    ) -> Option<Result<Decision, Infallible>> {
+        Some(Ok(self.apply(algorithm, key, operation)))
+    }
+}
+
+/// A state, and the instant from which on it says nothing.
+#[derive(Clone, Debug, Default)]
+struct Dated<T> {
+    state: T,
+    fresh_at: Tick,
+}
+
+impl<T> Dated<T> {
+    fn fresh_after(&self, now: Tick) -> u64 {
+        self.fresh_at.micros_since(now)
+    }
+
+    /// Dates a state that was written at `now`. The date that it had is not earlier than any instant
+    /// at which it was written before, so that time does not stand still from there on.
+    fn date<A>(&mut self, algorithm: &A, now: Tick)
+    where
+        A: Algorithm<State = T>,
+    {
+        let now = now.max(self.fresh_at);
+        self.fresh_at = now.saturating_add(algorithm.fresh_after(&self.state, now));
+    }
+}
+
+/// The same algorithm, on states that are dated. For a key that is asked for by several limits in
+/// turn, the latest date holds.
+struct Dating<'a, A>(&'a A);
+
+impl<A: Algorithm> Algorithm for Dating<'_, A> {
+    type State = Dated<A::State>;
+
+    fn limit(&self) -> u64 {
+        self.0.limit()
+    }
+
+    fn room(&self, dated: &Self::State, now: Tick) -> u64 {
+        self.0.room(&dated.state, now)
+    }
+
+    fn wait(&self, dated: &Self::State, n: u64, now: Tick) -> Wait {
+        self.0.wait(&dated.state, n, now)
+    }
+
+    fn take(&self, dated: &mut Self::State, n: u64, now: Tick) {
+        let _ = self.charge(dated, n, now);
+    }
+
+    fn charge(&self, dated: &mut Self::State, n: u64, now: Tick) -> Standing {
+        let standing = self.0.charge(&mut dated.state, n, now);
+        if n > 0 {
+            dated.date(self.0, now);
+        }
+        standing
+    }
+
+    fn give_back(&self, dated: &mut Self::State, n: u64, origin: Option<Origin<'_>>, now: Tick) {
+        self.0.give_back(&mut dated.state, n, origin, now);
+    }
+
+    fn debt(&self, dated: &Self::State, now: Tick) -> u64 {
+        self.0.debt(&dated.state, now)
+    }
+
+    fn overdraw(&self, dated: &mut Self::State, n: u64, now: Tick) {
+        self.0.overdraw(&mut dated.state, n, now);
+        dated.date(self.0, now);
+    }
+
+    fn each_fresh_after(&self, dated: &Self::State, now: Tick, told: &mut Vec<u64>) {
+        self.0.each_fresh_after(&dated.state, now, told);
+    }
+
+    fn fresh_after(&self, dated: &Self::State, now: Tick) -> u64 {
+        dated.fresh_after(now)
+    }
+
+    fn delay(&self, dated: &Self::State, now: Tick) -> u64 {
+        self.0.delay(&dated.state, now)
+    }
+
+    fn binding(&self, dated: &Self::State, n: u64, now: Tick) -> Binding {
+        self.0.binding(&dated.state, n, now)
+    }
+
+    fn limit_count(&self) -> usize {
+        self.0.limit_count()
+    }
+
+    fn describe(&self) -> Vec<Description> {
+        self.0.describe()
+    }
+}
