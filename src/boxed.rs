@@ -9,6 +9,8 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use tokio::time::Instant;
 
 /// Any [`RateLimiter`] for keys of type `K`, its own type forgotten: for a field or a function
 /// that takes limiters of several kinds. Its clones are one limiter.
@@ -45,6 +47,9 @@ type BoxFuture<'a> = Pin<Box<dyn Future<Output = Result<Decision, BoxError>> + S
 trait ErasedRateLimiter<K: ?Sized>: Describe {
     fn decide<'a>(&'a self, key: &'a K, operation: Operation<'a>) -> BoxFuture<'a>;
     fn decide_now(&self, key: &K, operation: Operation<'_>) -> Option<Result<Decision, BoxError>>;
+    fn decide_later(&self, key: &K, operation: Operation<'_>);
+    #[cfg(feature = "tokio")]
+    fn acquire<'a>(&'a self, key: &'a K, n: u64, deadline: Option<Instant>) -> BoxFuture<'a>;
     fn describe_for(&self, key: &K) -> Option<Vec<Description>>;
 }
 
@@ -60,6 +65,15 @@ where
 
     fn decide_now(&self, key: &K, operation: Operation<'_>) -> Option<Result<Decision, BoxError>> {
         Some(self.decide_now(key, operation)?.map_err(Into::into))
+    }
+
+    fn decide_later(&self, key: &K, operation: Operation<'_>) {
+        self.decide_later(key, operation);
+    }
+
+    #[cfg(feature = "tokio")]
+    fn acquire<'a>(&'a self, key: &'a K, n: u64, deadline: Option<Instant>) -> BoxFuture<'a> {
+        Box::pin(async move { self.acquire_until(key, n, deadline).await.map_err(Into::into) })
     }
 
     fn describe_for(&self, key: &K) -> Option<Vec<Description>> {
@@ -93,6 +107,20 @@ impl<K: Sync + ?Sized> RateLimiter<K> for BoxRateLimiter<K> {
 
     fn decide_now(&self, key: &K, operation: Operation<'_>) -> Option<Result<Decision, BoxError>> {
         self.0.decide_now(key, operation)
+    }
+
+    fn decide_later(&self, key: &K, operation: Operation<'_>) {
+        self.0.decide_later(key, operation);
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn acquire_until(
+        &self,
+        key: &K,
+        n: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Decision, BoxError> {
+        self.0.acquire(key, n, deadline).await
     }
 
     fn describe_for(&self, key: &K) -> Option<Vec<Description>> {

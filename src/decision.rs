@@ -62,7 +62,7 @@ impl Outcome {
 
 impl Decision {
     /// The same standing, with the verdict of a refusal.
-    #[cfg(feature = "tower")]
+    #[cfg(feature = "tokio")]
     pub(crate) const fn refused(self, retry_after: Duration) -> Self {
         Self { outcome: Outcome::Denied(retry_after), granted: 0, ..self }
     }

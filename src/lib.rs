@@ -122,12 +122,18 @@ pub use algorithm::{
 #[cfg(feature = "redis")]
 pub use algorithm::{Script, ScriptCall, Scripted, StoredState};
 pub use boxed::BoxRateLimiter;
+#[cfg(feature = "tokio")]
+pub use clock::TokioClock;
 pub use clock::{Clock, ManualClock, Tick};
 #[cfg(feature = "memory")]
 pub use clock::{CoarseClock, MonotonicClock};
 pub use decision::{Decision, Outcome};
 pub use error::Error;
-pub use limiter::{Carry, Describe, Limiter, Limits, Live, PerKey, RateLimiter, Source};
+#[cfg(feature = "tokio")]
+pub use limiter::Acquire;
+pub use limiter::{
+    Carry, Describe, Immediate, Limiter, Limits, Live, PerKey, RateLimiter, Reservation, Source,
+};
 pub use operation::Operation;
 pub use policy::{Limit, LimitState, Name, Policy, PolicyState};
 pub use quota::Quota;

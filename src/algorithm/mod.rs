@@ -48,7 +48,7 @@ use std::time::Duration;
 pub trait Algorithm: Send + Sync {
     /// What is kept for each key. The default is the fresh state of a key that was never seen
     /// before: it says nothing, not even a time.
-    type State: Clone + Default + Send;
+    type State: Clone + Default + Send + Sync;
 
     /// The most units that can ever be taken at once; at least 1.
     fn limit(&self) -> u64;

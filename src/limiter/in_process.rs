@@ -1,6 +1,13 @@
-use super::{Algorithm, Carry, Decision, Limiter, Limits, Live, Operation, PerKey, Source, State};
+#[cfg(feature = "tokio")]
+use super::Acquire;
+use super::{
+    Algorithm, Carry, Decision, Immediate, Limiter, Limits, Live, Operation, PerKey, Reservation,
+    Source, State,
+};
 use crate::clock::{Clock, MonotonicClock};
-use crate::store::{Direct, InProcess, Memory, States, TieredMemory};
+use crate::store::{Direct, InProcess, Memory, States, Store, TieredMemory};
+#[cfg(feature = "tokio")]
+use std::convert::Infallible;
 use std::hash::Hash;
 use std::ops::Deref;
 
@@ -59,6 +66,14 @@ impl<A: Algorithm, C: Clock> Limiter<A, Memory<A::State, C>> {
     #[must_use]
     pub fn max_keys(self, keys: usize) -> Self {
         Self { store: self.store.max_keys(keys), ..self }
+    }
+
+    /// The same limiter with at most so many who [wait](Acquire) for one key, 10,000 unless set;
+    /// with 0 nobody waits.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn max_waiters(self, waiters: usize) -> Self {
+        Self { store: self.store.max_waiters(waiters), ..self }
     }
 
     /// Drops the states that say nothing any more and gives the memory back: for after a
@@ -341,6 +356,39 @@ where
         self.decide(key, Operation::Reset)
     }
 
+    /// Takes `n` units as an estimate, if there are so many, to be
+    /// [settled](Reservation::settle_now) when the true cost is known: see [`Reservation`].
+    pub fn reserve<'a, K>(&'a self, key: &'a K, n: u64) -> Reservation<&'a Self, &'a K>
+    where
+        L: Limits<K>,
+        S: Store<L::Algorithm, K>,
+        K: Hash + Sync + ?Sized,
+    {
+        Reservation::take_now(self, key, n)
+    }
+
+    /// Waits for one unit: see [`Acquire`].
+    #[cfg(feature = "tokio")]
+    pub fn acquire<'a, K>(&'a self, key: &'a K) -> Acquire<'a, K, Self, Decision>
+    where
+        L: Limits<K>,
+        S: Store<L::Algorithm, K, Error = Infallible>,
+        K: Hash + Sync + ?Sized,
+    {
+        self.acquire_n(key, 1)
+    }
+
+    /// Waits for `n` units: see [`Acquire`].
+    #[cfg(feature = "tokio")]
+    pub fn acquire_n<'a, K>(&'a self, key: &'a K, n: u64) -> Acquire<'a, K, Self, Decision>
+    where
+        L: Limits<K>,
+        S: Store<L::Algorithm, K, Error = Infallible>,
+        K: Hash + Sync + ?Sized,
+    {
+        Acquire { limiter: self, key, n, deadline: None, answer: |Ok(decision)| decision }
+    }
+
     /// Does `operation` for `key`. All the other methods are this one.
     pub fn decide<K>(&self, key: &K, operation: Operation<'_>) -> Decision
     where
@@ -361,6 +409,23 @@ where
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl<L, S, K> Immediate<K> for Limiter<L, S>
+where
+    L: Limits<K>,
+    S: InProcess<State = State<L>> + Store<L::Algorithm, K>,
+    K: Hash + Sync + ?Sized,
+{
+    fn decide_at_once(&self, key: &K, operation: Operation<'_>) -> Decision {
+        self.decide(key, operation)
+    }
+}
+
+impl<L: Limits<()>, C: Clock> Immediate<()> for Limiter<L, Direct<State<L>, C>> {
+    fn decide_at_once(&self, (): &(), operation: Operation<'_>) -> Decision {
+        self.decide(operation)
     }
 }
 
@@ -405,6 +470,24 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Direct<State<L>, C>> {
     /// Forgets all that was taken.
     pub fn reset(&self) -> Decision {
         self.decide(Operation::Reset)
+    }
+
+    /// Takes `n` units as an estimate, if there are so many, to be
+    /// [settled](Reservation::settle_now) when the true cost is known: see [`Reservation`].
+    pub fn reserve(&self, n: u64) -> Reservation<&Self, &'static ()> {
+        Reservation::take_now(self, &(), n)
+    }
+
+    /// Waits for one unit: see [`Acquire`].
+    #[cfg(feature = "tokio")]
+    pub fn acquire(&self) -> Acquire<'_, (), Self, Decision> {
+        self.acquire_n(1)
+    }
+
+    /// Waits for `n` units: see [`Acquire`].
+    #[cfg(feature = "tokio")]
+    pub fn acquire_n(&self, n: u64) -> Acquire<'_, (), Self, Decision> {
+        Acquire { limiter: self, key: &(), n, deadline: None, answer: |Ok(decision)| decision }
     }
 
     /// Does `operation`. All the other methods are this one.

@@ -1,14 +1,22 @@
 //! The limiter: an algorithm, and the store that it decides on.
 
+#[cfg(feature = "tokio")]
+mod acquire;
 #[cfg(feature = "memory")]
 mod in_process;
 mod limits;
 mod live;
 mod per_key;
+mod reservation;
 
+#[cfg(feature = "tokio")]
+pub use acquire::Acquire;
+#[cfg(feature = "tokio")]
+pub(crate) use acquire::OnDrop;
 pub use limits::{Limits, Source};
 pub use live::{Carry, Live};
 pub use per_key::PerKey;
+pub use reservation::{Immediate, Reservation};
 
 use crate::algorithm::{Algorithm, Description};
 use crate::decision::Decision;
@@ -16,6 +24,8 @@ use crate::operation::Operation;
 use crate::store::Store;
 use std::future::Future;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use tokio::time::Instant;
 
 /// Decides for keys of type `K`: what generic code and the `tower` layer use.
 ///
@@ -67,6 +77,77 @@ pub trait RateLimiter<K: ?Sized>: Describe {
     /// `None` where they are what [`describe`](Describe::describe) tells.
     fn describe_for(&self, _key: &K) -> Option<Vec<Description>> {
         None
+    }
+
+    /// Does `operation` for `key` without anybody waiting for it: what a value that is dropped can
+    /// still do. Unless a limiter does more, what cannot be done [at once](Self::decide_now) is not
+    /// done.
+    fn decide_later(&self, key: &K, operation: Operation<'_>) {
+        let _ = self.decide_now(key, operation);
+    }
+
+    /// Waits for `n` units, no longer than until `deadline`: what [`acquire`](Self::acquire) does.
+    #[cfg(feature = "tokio")]
+    fn acquire_until(
+        &self,
+        key: &K,
+        n: u64,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Result<Decision, Self::Error>> + Send
+    where
+        K: Sync,
+    {
+        acquire::ask_again(self, key, n, deadline)
+    }
+
+    /// Waits for one unit.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "redis")] {
+    /// # use std::time::Duration;
+    /// use tollgate::{Limiter, Quota, RateLimiter, Redis, TokenBucket};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), tollgate::Error> {
+    /// let store = Redis::connect("redis://127.0.0.1/").await?;
+    /// let limiter = Limiter::with_store(TokenBucket::new(Quota::per_second(10)), store);
+    /// let decision = limiter.acquire("alice").within(Duration::from_secs(1)).await?;
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// ```
+    #[cfg(feature = "tokio")]
+    fn acquire<'a>(&'a self, key: &'a K) -> Acquire<'a, K, Self, Result<Decision, Self::Error>>
+    where
+        Self: Sized,
+    {
+        self.acquire_n(key, 1)
+    }
+
+    /// Waits for `n` units.
+    #[cfg(feature = "tokio")]
+    fn acquire_n<'a>(
+        &'a self,
+        key: &'a K,
+        n: u64,
+    ) -> Acquire<'a, K, Self, Result<Decision, Self::Error>>
+    where
+        Self: Sized,
+    {
+        Acquire { limiter: self, key, n, deadline: None, answer: |decided| decided }
+    }
+
+    /// Takes `n` units as an estimate, if there are so many, to be [settled](Reservation::settle)
+    /// when the true cost is known.
+    fn reserve<'a>(
+        &'a self,
+        key: &'a K,
+        n: u64,
+    ) -> impl Future<Output = Result<Reservation<&'a Self, &'a K>, Self::Error>>
+    where
+        Self: Sized,
+    {
+        Reservation::take(self, key, n)
     }
 
     /// Takes one unit, if there is one.
@@ -219,6 +300,23 @@ where
         operation: Operation<'_>,
     ) -> Option<Result<Decision, Self::Error>> {
         self.limits.with(key, |algorithm| self.store.decide_now(algorithm, key, operation))
+    }
+
+    fn decide_later(&self, key: &K, operation: Operation<'_>) {
+        self.limits.with(key, |algorithm| self.store.decide_later(algorithm, key, operation));
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn acquire_until(
+        &self,
+        key: &K,
+        n: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Decision, Self::Error> {
+        match self.store.acquire_in_turn(&self.limits, key, n, deadline) {
+            Some(turn) => Ok(turn.await),
+            None => acquire::ask_again(self, key, n, deadline).await,
+        }
     }
 
     fn describe_for(&self, key: &K) -> Option<Vec<Description>> {

@@ -1,24 +1,37 @@
 use super::lock::Lock;
+#[cfg(feature = "tokio")]
+use super::queue::{self, Queued, Queues};
 use super::{States, Store};
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
+#[cfg(feature = "tokio")]
+use crate::limiter::Limits;
 use crate::operation::Operation;
 use std::convert::Infallible;
 use std::future::{Future, ready};
+#[cfg(feature = "tokio")]
+use tokio::time::Instant;
 
 /// One state, for all callers alike: what [`Limiter::direct`](crate::Limiter::direct) uses.
 #[derive(Debug)]
 pub struct Direct<T, C = MonotonicClock> {
     state: Lock<T>,
     clock: C,
+    #[cfg(feature = "tokio")]
+    queues: Queues<T>,
 }
 
 impl<T: Default, C: Clock> Direct<T, C> {
     /// A state in which nothing is taken yet.
     #[must_use]
     pub fn new(clock: C) -> Self {
-        Self { state: Lock::default(), clock }
+        Self {
+            state: Lock::default(),
+            clock,
+            #[cfg(feature = "tokio")]
+            queues: Queues::new(),
+        }
     }
 
     #[inline]
@@ -26,13 +39,49 @@ impl<T: Default, C: Clock> Direct<T, C> {
         &self,
         algorithm: &A,
         operation: Operation<'_>,
-    ) -> Decision {
+    ) -> Decision
+    where
+        T: Clone + Send + Sync,
+    {
+        #[cfg(feature = "tokio")]
+        if !self.queues.is_empty() {
+            return queue::apply(self, algorithm, ONE_KEY, operation);
+        }
         let now = self.clock.now();
         operation.apply(algorithm, &mut self.state.lock(), now)
     }
 }
 
-impl<T: Clone + Default + Send, C: Clock> States for Direct<T, C> {
+/// The fingerprint of the one key.
+#[cfg(feature = "tokio")]
+const ONE_KEY: u64 = 0;
+
+#[cfg(feature = "tokio")]
+impl<A: Algorithm, C: Clock> Queued<A> for Direct<A::State, C> {
+    fn now(&self) -> Tick {
+        self.clock.now()
+    }
+
+    fn state(&self, _fingerprint: u64) -> A::State {
+        self.state.lock().clone()
+    }
+
+    fn apply_at(
+        &self,
+        algorithm: &A,
+        _fingerprint: u64,
+        operation: Operation<'_>,
+        now: Tick,
+    ) -> Decision {
+        operation.apply(algorithm, &mut self.state.lock(), now)
+    }
+
+    fn queues(&self) -> &Queues<A::State> {
+        &self.queues
+    }
+}
+
+impl<T: Clone + Default + Send + Sync, C: Clock> States for Direct<T, C> {
     type State = T;
 
     fn change_each(&self, mut change: impl FnMut(&mut T, Tick)) {
@@ -60,5 +109,19 @@ impl<A: Algorithm, C: Clock> Store<A, ()> for Direct<A::State, C> {
         operation: Operation<'_>,
     ) -> Option<Result<Decision, Infallible>> {
         Some(Ok(self.apply(algorithm, operation)))
+    }
+
+    #[cfg(feature = "tokio")]
+    fn acquire_in_turn<L>(
+        &self,
+        limits: &L,
+        key: &(),
+        n: u64,
+        deadline: Option<Instant>,
+    ) -> Option<impl Future<Output = Decision> + Send>
+    where
+        L: Limits<(), Algorithm = A>,
+    {
+        Some(queue::acquire(self, limits, key, ONE_KEY, n, deadline))
     }
 }

@@ -1,9 +1,13 @@
 use super::lock::Lock;
+#[cfg(feature = "tokio")]
+use super::queue::{self, Queued, Queues};
 use super::table::Table;
 use super::{InProcess, States, Store};
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::{Decision, Outcome};
+#[cfg(feature = "tokio")]
+use crate::limiter::Limits;
 use crate::operation::Operation;
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
@@ -12,6 +16,8 @@ use std::future::{Future, ready};
 use std::hash::{BuildHasher, Hash};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+#[cfg(feature = "tokio")]
+use tokio::time::Instant;
 
 /// The states of any number of keys, in this process.
 ///
@@ -30,6 +36,8 @@ pub struct Memory<T, C = MonotonicClock> {
     hasher: SeedableRandomState,
     clock: C,
     cap: Option<Cap<T>>,
+    #[cfg(feature = "tokio")]
+    queues: Queues<T>,
 }
 
 #[derive(Debug)]
@@ -76,6 +84,8 @@ impl<T: Default, C: Clock> Memory<T, C> {
             hasher: SeedableRandomState::with_seed(random_seed(), &SHARED_SEED),
             clock,
             cap: None,
+            #[cfg(feature = "tokio")]
+            queues: Queues::new(),
         }
     }
 }
@@ -96,6 +106,46 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(self.shards.len());
         let shards = self.shards.into_iter().take(shards).collect();
         Self { shards, cap: Some(cap), ..self }
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn max_waiters(self, waiters: usize) -> Self {
+        Self { queues: self.queues.with_max_waiters(waiters), ..self }
+    }
+
+    #[inline]
+    pub(super) fn fingerprint<K: Hash + ?Sized>(&self, key: &K) -> u64 {
+        self.hasher.hash_one(key).min(Table::<T>::MAX_FINGERPRINT)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn now(&self) -> Tick {
+        self.clock.now()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn state(&self, fingerprint: u64) -> T {
+        let mut shard = self.shard(fingerprint).lock();
+        match (shard.table(fingerprint).get_mut(fingerprint), &self.cap) {
+            (Some(state), _) => state.clone(),
+            (None, Some(cap)) => cap.shared.lock().clone(),
+            (None, None) => T::default(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn apply_at<A: Algorithm<State = T>>(
+        &self,
+        algorithm: &A,
+        fingerprint: u64,
+        operation: Operation<'_>,
+        now: Tick,
+    ) -> Decision {
+        let mut shard = self.shard(fingerprint).lock();
+        if let Some(state) = shard.table(fingerprint).get_mut(fingerprint) {
+            return operation.apply(algorithm, state, now);
+        }
+        self.apply_to_new(algorithm, fingerprint, operation, now, &mut shard)
     }
 
     /// For a key that has no state.
@@ -164,7 +214,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     }
 }
 
-impl<T: Clone + Default + Send, C: Clock> InProcess for Memory<T, C> {
+impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for Memory<T, C> {
     type State = T;
 
     #[inline]
@@ -173,13 +223,12 @@ impl<T: Clone + Default + Send, C: Clock> InProcess for Memory<T, C> {
         A: Algorithm<State = T>,
         K: Hash + ?Sized,
     {
-        let fingerprint = self.hasher.hash_one(key).min(Table::<T>::MAX_FINGERPRINT);
-        let now = self.clock.now();
-        let mut shard = self.shard(fingerprint).lock();
-        if let Some(state) = shard.table(fingerprint).get_mut(fingerprint) {
-            return operation.apply(algorithm, state, now);
+        let fingerprint = self.fingerprint(key);
+        #[cfg(feature = "tokio")]
+        if !self.queues.is_empty() {
+            return queue::apply(self, algorithm, fingerprint, operation);
         }
-        self.apply_to_new(algorithm, fingerprint, operation, now, &mut shard)
+        self.apply_at(algorithm, fingerprint, operation, self.clock.now())
     }
 
     fn len(&self) -> usize {
@@ -187,7 +236,32 @@ impl<T: Clone + Default + Send, C: Clock> InProcess for Memory<T, C> {
     }
 }
 
-impl<T: Clone + Default + Send, C: Clock> States for Memory<T, C> {
+#[cfg(feature = "tokio")]
+impl<A: Algorithm, C: Clock> Queued<A> for Memory<A::State, C> {
+    fn now(&self) -> Tick {
+        self.now()
+    }
+
+    fn state(&self, fingerprint: u64) -> A::State {
+        self.state(fingerprint)
+    }
+
+    fn apply_at(
+        &self,
+        algorithm: &A,
+        fingerprint: u64,
+        operation: Operation<'_>,
+        now: Tick,
+    ) -> Decision {
+        self.apply_at(algorithm, fingerprint, operation, now)
+    }
+
+    fn queues(&self) -> &Queues<A::State> {
+        &self.queues
+    }
+}
+
+impl<T: Clone + Default + Send + Sync, C: Clock> States for Memory<T, C> {
     type State = T;
 
     fn change_each(&self, mut change: impl FnMut(&mut T, Tick)) {
@@ -319,5 +393,20 @@ where
         operation: Operation<'_>,
     ) -> Option<Result<Decision, Infallible>> {
         Some(Ok(self.apply(algorithm, key, operation)))
+    }
+
+    #[cfg(feature = "tokio")]
+    fn acquire_in_turn<L>(
+        &self,
+        limits: &L,
+        key: &K,
+        n: u64,
+        deadline: Option<Instant>,
+    ) -> Option<impl Future<Output = Decision> + Send>
+    where
+        L: Limits<K, Algorithm = A>,
+        K: Sync,
+    {
+        Some(queue::acquire(self, limits, key, self.fingerprint(key), n, deadline))
     }
 }

@@ -6,6 +6,8 @@ mod direct;
 mod lock;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(all(feature = "memory", feature = "tokio"))]
+mod queue;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "memory")]
@@ -26,10 +28,14 @@ use crate::algorithm::Algorithm;
 #[cfg(feature = "memory")]
 use crate::clock::Tick;
 use crate::decision::Decision;
+#[cfg(feature = "tokio")]
+use crate::limiter::Limits;
 use crate::operation::Operation;
 use std::future::Future;
 #[cfg(feature = "memory")]
 use std::hash::Hash;
+#[cfg(feature = "tokio")]
+use tokio::time::Instant;
 
 /// Keeps a state for each key of type `K`, and lets an algorithm decide on it, one call at a
 /// time for each key.
@@ -61,6 +67,29 @@ pub trait Store<A: Algorithm, K: ?Sized>: Send + Sync {
         _operation: Operation<'_>,
     ) -> Option<Result<Decision, Self::Error>> {
         None
+    }
+
+    /// Does `operation` for `key` without anybody waiting for it: what a value that is dropped can
+    /// still do. Where the store must be waited for, nobody is told whether it was done.
+    fn decide_later(&self, algorithm: &A, key: &K, operation: Operation<'_>) {
+        let _ = self.decide_now(algorithm, key, operation);
+    }
+
+    /// Waits for `n` units behind all who came before; `None` where the store keeps no queues, and
+    /// must be asked again and again.
+    #[cfg(feature = "tokio")]
+    fn acquire_in_turn<L>(
+        &self,
+        _limits: &L,
+        _key: &K,
+        _n: u64,
+        _deadline: Option<Instant>,
+    ) -> Option<impl Future<Output = Decision> + Send>
+    where
+        L: Limits<K, Algorithm = A>,
+        K: Sync,
+    {
+        None::<std::future::Pending<Decision>>
     }
 }
 

@@ -1,13 +1,19 @@
 use super::memory::Memory;
+#[cfg(feature = "tokio")]
+use super::queue::{self, Queued, Queues};
 use super::{InProcess, Store};
 use crate::algorithm::{Algorithm, Binding, Description, Origin, Standing, Wait};
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
+#[cfg(feature = "tokio")]
+use crate::limiter::Limits;
 use crate::operation::Operation;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::hash::Hash;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use tokio::time::Instant;
 
 /// The states of any number of keys in this process, for limits that differ from key to key or
 /// from call to call. Its clones are one store.
@@ -31,13 +37,28 @@ use std::sync::Arc;
 /// # Ok::<(), tollgate::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct TieredMemory<T, C = MonotonicClock>(Arc<Memory<Dated<T>, C>>);
+pub struct TieredMemory<T, C = MonotonicClock>(Arc<Shared<T, C>>);
+
+#[derive(Debug)]
+struct Shared<T, C> {
+    memory: Memory<Dated<T>, C>,
+    #[cfg(feature = "tokio")]
+    queues: Queues<T>,
+}
 
 impl<T: Default, C: Clock> TieredMemory<T, C> {
     /// A store without any state, that takes its time from `clock`.
     #[must_use]
     pub fn new(clock: C) -> Self {
-        Self(Arc::new(Memory::new(clock)))
+        Self::of(Memory::new(clock))
+    }
+
+    fn of(memory: Memory<Dated<T>, C>) -> Self {
+        Self(Arc::new(Shared {
+            memory,
+            #[cfg(feature = "tokio")]
+            queues: Queues::new(),
+        }))
     }
 }
 
@@ -51,17 +72,17 @@ impl<T: Clone + Default, C: Clock> TieredMemory<T, C> {
     #[must_use]
     pub fn with_max_keys(clock: C, keys: usize) -> Self
     where
-        T: Send,
+        T: Send + Sync,
     {
-        Self(Arc::new(Memory::new(clock).max_keys(keys)))
+        Self::of(Memory::new(clock).max_keys(keys))
     }
 }
 
-impl<T: Clone + Default + Send, C: Clock> TieredMemory<T, C> {
+impl<T: Clone + Default + Send + Sync, C: Clock> TieredMemory<T, C> {
     /// Drops the states that say nothing any more and gives the memory back: see
     /// [`Limiter::shrink_to_fit`](crate::Limiter::shrink_to_fit).
     pub fn shrink_to_fit(&self) {
-        self.0.shrink(|state, now| state.fresh_after(now) > 0);
+        self.0.memory.shrink(|state, now| state.fresh_after(now) > 0);
     }
 }
 
@@ -77,7 +98,7 @@ impl<T, C> Clone for TieredMemory<T, C> {
     }
 }
 
-impl<T: Clone + Default + Send, C: Clock> InProcess for TieredMemory<T, C> {
+impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for TieredMemory<T, C> {
     type State = T;
 
     fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation<'_>) -> Decision
@@ -85,11 +106,16 @@ impl<T: Clone + Default + Send, C: Clock> InProcess for TieredMemory<T, C> {
         A: Algorithm<State = T>,
         K: Hash + ?Sized,
     {
-        self.0.apply(&Dating(algorithm), key, operation)
+        #[cfg(feature = "tokio")]
+        if !self.0.queues.is_empty() {
+            let fingerprint = self.0.memory.fingerprint(key);
+            return queue::apply(self, algorithm, fingerprint, operation);
+        }
+        self.0.memory.apply(&Dating(algorithm), key, operation)
     }
 
     fn len(&self) -> usize {
-        self.0.len()
+        self.0.memory.len()
     }
 }
 
@@ -117,6 +143,47 @@ where
         operation: Operation<'_>,
     ) -> Option<Result<Decision, Infallible>> {
         Some(Ok(self.apply(algorithm, key, operation)))
+    }
+
+    #[cfg(feature = "tokio")]
+    fn acquire_in_turn<L>(
+        &self,
+        limits: &L,
+        key: &K,
+        n: u64,
+        deadline: Option<Instant>,
+    ) -> Option<impl Future<Output = Decision> + Send>
+    where
+        L: Limits<K, Algorithm = A>,
+        K: Sync,
+    {
+        let fingerprint = self.0.memory.fingerprint(key);
+        Some(queue::acquire(self, limits, key, fingerprint, n, deadline))
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl<A: Algorithm, C: Clock> Queued<A> for TieredMemory<A::State, C> {
+    fn now(&self) -> Tick {
+        self.0.memory.now()
+    }
+
+    fn state(&self, fingerprint: u64) -> A::State {
+        self.0.memory.state(fingerprint).state
+    }
+
+    fn apply_at(
+        &self,
+        algorithm: &A,
+        fingerprint: u64,
+        operation: Operation<'_>,
+        now: Tick,
+    ) -> Decision {
+        self.0.memory.apply_at(&Dating(algorithm), fingerprint, operation, now)
+    }
+
+    fn queues(&self) -> &Queues<A::State> {
+        &self.0.queues
     }
 }
 

@@ -153,7 +153,6 @@ mod refusal;
 mod response;
 mod retry;
 mod service;
-mod wait;
 
 pub use client_ip::{ClientIp, PeerIp, Trust};
 /// A network of addresses, of the crate `ipnet`: what [`Trust::proxies`] takes.

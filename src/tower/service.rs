@@ -4,7 +4,6 @@ use super::layer::RateLimitLayer;
 use super::question::{Asked, Question};
 use super::refusal::Refuse;
 use super::response::Verdict;
-use super::wait;
 use crate::limiter::RateLimiter;
 use crate::operation::Operation;
 use http::{Request, Response};
@@ -12,6 +11,7 @@ use std::fmt::Display;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::time::Instant;
 use tower_service::Service;
 
 /// A service that is guarded by a limiter; [`RateLimitLayer`] makes it.
@@ -71,7 +71,10 @@ where
         let deciding = Box::pin(async move {
             match longest_wait {
                 None => limiters[limiter].decide(&key, operation).await,
-                Some(longest) => wait::decide(&*limiters[limiter], &key, cost, longest).await,
+                Some(longest) => {
+                    let deadline = Instant::now().checked_add(longest);
+                    limiters[limiter].acquire_until(&key, cost, deadline).await
+                }
             }
         });
         // The service that was polled ready is the one to call later.

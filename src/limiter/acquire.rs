@@ -1,0 +1,143 @@
+//! Waiting for units.
+
+use super::RateLimiter;
+use crate::algorithm::Receipt;
+use crate::decision::{Decision, Outcome};
+use crate::operation::Operation;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::time::Duration;
+use std::{fmt, mem};
+use tokio::time::{Instant, sleep};
+
+/// Waits for units of a key: `limiter.acquire("alice").await`.
+///
+/// What it returns is admitted, unless that is no use: a cost above the limit is
+/// [`Never`](Outcome::Never), and with a deadline, what would come later is
+/// [`Denied`](Outcome::Denied) at once and charged nothing.
+///
+/// **In process** those who wait for one key are served in the order in which they came, each when
+/// there are units for it, and nobody else takes any as long as somebody waits. At most
+/// [`max_waiters`](crate::Limiter::max_waiters) wait for one key; who comes then is denied at once.
+///
+/// **Elsewhere**, as in Redis, it asks, sleeps for as long as it is told and up to a tenth longer,
+/// and asks again, 20 times at most; then it is denied. Of several that wait, any may come first.
+///
+/// Whoever drops the future leaves the queue, and gives back what it was granted but has not been
+/// told of. Sleeping is up to tokio's timer, which is exact to a millisecond.
+///
+/// ```
+/// # use std::time::Duration;
+/// use tollgate::{Limiter, Outcome, Quota, TokenBucket};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let limiter = Limiter::new(TokenBucket::new(Quota::per_second(100)).burst(1));
+/// for _ in 0..3 {
+///     assert!(limiter.acquire("alice").await.is_allowed()); // 10 ms from each other
+/// }
+/// let decision = limiter.acquire("alice").within(Duration::from_millis(2)).await;
+/// assert!(matches!(decision.outcome(), Outcome::Denied(_)));
+/// # }
+/// ```
+#[must_use = "nothing is taken until it is awaited"]
+pub struct Acquire<'a, K: ?Sized, L: RateLimiter<K>, O> {
+    pub(super) limiter: &'a L,
+    pub(super) key: &'a K,
+    pub(super) n: u64,
+    pub(super) deadline: Option<Instant>,
+    pub(super) answer: fn(Result<Decision, L::Error>) -> O,
+}
+
+impl<K: ?Sized, L: RateLimiter<K>, O> Acquire<'_, K, L, O> {
+    /// Waits no longer than until then.
+    pub fn until(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Waits no longer than that from now.
+    pub fn within(self, longest: Duration) -> Self {
+        Self { deadline: Instant::now().checked_add(longest), ..self }
+    }
+}
+
+impl<'a, K, L, O> IntoFuture for Acquire<'a, K, L, O>
+where
+    K: Sync + ?Sized,
+    L: RateLimiter<K>,
+    O: 'a,
+{
+    type Output = O;
+    type IntoFuture = Pin<Box<dyn Future<Output = O> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { limiter, key, n, deadline, answer } = self;
+        Box::pin(async move { answer(limiter.acquire_until(key, n, deadline).await) })
+    }
+}
+
+impl<K: ?Sized, L: RateLimiter<K>, O> fmt::Debug for Acquire<'_, K, L, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire")
+            .field("n", &self.n)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+const MAX_ATTEMPTS: u32 = 20;
+
+/// Asks, sleeps and asks again.
+pub(super) async fn ask_again<K, L>(
+    limiter: &L,
+    key: &K,
+    n: u64,
+    deadline: Option<Instant>,
+) -> Result<Decision, L::Error>
+where
+    K: Sync + ?Sized,
+    L: RateLimiter<K> + ?Sized,
+{
+    let receipt = Receipt::new();
+    for attempt in 1.. {
+        let decision = limiter.decide(key, Operation::Reserve(n, &receipt)).await?;
+        let left =
+            deadline.map_or(Duration::MAX, |deadline| deadline - Instant::now().min(deadline));
+        match decision.outcome {
+            Outcome::Delayed(delay) if delay <= left => {
+                // The place in the queue is given back by whoever does not wait.
+                let give_back =
+                    OnDrop(|| limiter.decide_later(key, Operation::Settle(0, &receipt)));
+                sleep(delay).await;
+                mem::forget(give_back);
+                return Ok(decision);
+            }
+            Outcome::Delayed(delay) => {
+                let after = limiter.decide(key, Operation::Settle(0, &receipt)).await?;
+                return Ok(after.refused(delay - left));
+            }
+            Outcome::Denied(wait) if wait <= left && attempt < MAX_ATTEMPTS => {
+                sleep((wait + jitter(wait)).min(left)).await;
+            }
+            _ => return Ok(decision),
+        }
+    }
+    unreachable!("the attempts are bounded")
+}
+
+/// Up to a tenth of `wait`, so that not all who were told the same ask again together.
+fn jitter(wait: Duration) -> Duration {
+    let random = RandomState::new().hash_one(()) % 1_000;
+    let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX) / 10_000;
+    Duration::from_micros(micros.saturating_mul(random))
+}
+
+/// Does something when it is dropped.
+pub(crate) struct OnDrop<F: Fn()>(pub(crate) F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}

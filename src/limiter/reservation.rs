@@ -1,0 +1,146 @@
+use super::RateLimiter;
+use crate::algorithm::Receipt;
+use crate::decision::Decision;
+use crate::operation::Operation;
+use std::fmt;
+use std::ops::Deref;
+
+/// Units that are taken as an estimate, to be [settled](Self::settle) when the true cost is known.
+///
+/// A reservation that is dropped gives its units back. Whatever is given back goes where it was taken
+/// from: what no longer counts there is not given to anybody. Units that were refused are not held:
+/// [`decision`](Self::decision) tells.
+///
+/// In process, `limiter.reserve(key, n)` makes one, and it is settled by
+/// [`settle_now`](Self::settle_now):
+///
+/// ```
+/// use tollgate::{Limiter, Quota, TokenBucket};
+///
+/// let tokens = Limiter::new(TokenBucket::new(Quota::per_minute(90_000)));
+/// let reservation = tokens.reserve("tenant", 2_000);
+/// if reservation.decision().is_allowed() {
+///     // ... ask the language model: it takes 2,600 tokens ...
+///     let after = reservation.settle_now(2_600);
+///     assert_eq!(after.remaining(), 87_400);
+/// }
+/// ```
+///
+/// In Redis, and wherever a decision is awaited, it is `limiter.reserve(key, n).await?` (of the trait
+/// [`RateLimiter`]) and [`settle(cost).await?`](Self::settle). A call that fails on its way is then
+/// repeated, and counts once. What is dropped is given back by a task of tokio's, if there is a
+/// runtime.
+///
+/// `P` and `Q` point to the limiter and the key: references, or, to move a reservation into a task
+/// or a response body, an `Arc<Limiter<..>>` and a `String`: see [`take`](Self::take) and
+/// [`take_now`](Self::take_now).
+#[must_use = "a reservation gives its units back when it is dropped"]
+pub struct Reservation<P, Q>
+where
+    P: Deref<Target: RateLimiter<Q::Target>>,
+    Q: Deref,
+{
+    limiter: P,
+    key: Q,
+    receipt: Receipt,
+    decision: Decision,
+    is_settled: bool,
+}
+
+impl<P, Q> Reservation<P, Q>
+where
+    P: Deref<Target: RateLimiter<Q::Target>>,
+    Q: Deref,
+{
+    /// Takes `n` units for `key`, if there are so many.
+    ///
+    /// # Errors
+    ///
+    /// Where the limiter could not decide.
+    pub async fn take(
+        limiter: P,
+        key: Q,
+        n: u64,
+    ) -> Result<Self, <P::Target as RateLimiter<Q::Target>>::Error> {
+        let receipt = Receipt::new();
+        let decision = limiter.decide(&key, Operation::Reserve(n, &receipt)).await?;
+        Ok(Self { limiter, key, receipt, decision, is_settled: false })
+    }
+
+    /// What the limiter answered.
+    pub const fn decision(&self) -> Decision {
+        self.decision
+    }
+
+    /// Corrects what was taken, so that it is `cost` in all: charges what is missing, which may leave
+    /// a debt of one limit and no more, or gives back what is too much.
+    ///
+    /// # Errors
+    ///
+    /// Where the limiter could not decide. Nothing is given back then.
+    pub async fn settle(
+        mut self,
+        cost: u64,
+    ) -> Result<Decision, <P::Target as RateLimiter<Q::Target>>::Error> {
+        self.is_settled = true;
+        self.limiter.decide(&self.key, Operation::Settle(cost, &self.receipt)).await
+    }
+}
+
+impl<P, Q> Reservation<P, Q>
+where
+    P: Deref<Target: Immediate<Q::Target>>,
+    Q: Deref,
+{
+    /// Takes `n` units for `key`, if there are so many, from a limiter in process.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tollgate::{Limiter, Quota, Reservation, TokenBucket};
+    ///
+    /// let tokens = Arc::new(Limiter::new(TokenBucket::new(Quota::per_minute(90_000))));
+    /// let key = String::from("tenant");
+    /// let reservation = Reservation::take_now(Arc::clone(&tokens), key, 2_000);
+    /// let task = std::thread::spawn(move || reservation.settle_now(500));
+    /// assert_eq!(task.join().unwrap().remaining(), 89_500);
+    /// ```
+    pub fn take_now(limiter: P, key: Q, n: u64) -> Self {
+        let receipt = Receipt::new();
+        let decision = limiter.decide_at_once(&key, Operation::Reserve(n, &receipt));
+        Self { limiter, key, receipt, decision, is_settled: false }
+    }
+
+    /// As [`settle`](Self::settle), of a limiter in process.
+    pub fn settle_now(mut self, cost: u64) -> Decision {
+        self.is_settled = true;
+        self.limiter.decide_at_once(&self.key, Operation::Settle(cost, &self.receipt))
+    }
+}
+
+impl<P, Q> Drop for Reservation<P, Q>
+where
+    P: Deref<Target: RateLimiter<Q::Target>>,
+    Q: Deref,
+{
+    fn drop(&mut self) {
+        if !self.is_settled && self.receipt.units() > 0 {
+            self.limiter.decide_later(&self.key, Operation::Settle(0, &self.receipt));
+        }
+    }
+}
+
+impl<P, Q> fmt::Debug for Reservation<P, Q>
+where
+    P: Deref<Target: RateLimiter<Q::Target>>,
+    Q: Deref,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("decision", &self.decision).finish_non_exhaustive()
+    }
+}
+
+/// A limiter that decides at once: one in process.
+pub trait Immediate<K: ?Sized>: RateLimiter<K> {
+    /// Does `operation` for `key`.
+    fn decide_at_once(&self, key: &K, operation: Operation<'_>) -> Decision;
+}

@@ -1,0 +1,415 @@
+//! Those who wait for units, first come, first served.
+
+use crate::algorithm::{Algorithm, Receipt};
+use crate::clock::Tick;
+use crate::decision::{Decision, Outcome};
+use crate::limiter::{Limits, OnDrop};
+use crate::operation::Operation;
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use std::{fmt, mem};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// A store in process whose keys can be waited for.
+pub(super) trait Queued<A: Algorithm>: Sync {
+    fn now(&self) -> Tick;
+
+    fn state(&self, fingerprint: u64) -> A::State;
+
+    /// Does `operation`, whoever waits.
+    fn apply_at(
+        &self,
+        algorithm: &A,
+        fingerprint: u64,
+        operation: Operation<'_>,
+        now: Tick,
+    ) -> Decision;
+
+    fn queues(&self) -> &Queues<A::State>;
+}
+
+/// The queues of a store, one for each key that is waited for.
+pub(super) struct Queues<T> {
+    by_key: OnceLock<DashMap<u64, Queue<T>>>,
+    /// How many there are.
+    len: AtomicUsize,
+    next_ticket: AtomicU64,
+    max_waiters: usize,
+}
+
+const DEFAULT_MAX_WAITERS: usize = 10_000;
+
+/// Each waiter sleeps until those before it have gone, and then until there are units for it.
+struct Queue<T> {
+    waiters: VecDeque<Waiter>,
+    /// The instant up to which units have been given out.
+    served_until: Tick,
+    /// How things will stand when all of them have gone; unknown after a change that was not
+    /// foreseen.
+    behind: Option<Behind<T>>,
+}
+
+struct Waiter {
+    ticket: u64,
+    units: u64,
+    turn: Arc<Notify>,
+}
+
+#[derive(Clone)]
+struct Behind<T> {
+    state: T,
+    at: Tick,
+}
+
+/// A timer may be so late: then units count as taken when they could have been, so that no rate is
+/// lost to its resolution of a millisecond.
+const TIMER_LATENESS_MICROS: u64 = 2_000;
+
+impl<T> Queues<T> {
+    pub(super) const fn new() -> Self {
+        Self {
+            by_key: OnceLock::new(),
+            len: AtomicUsize::new(0),
+            next_ticket: AtomicU64::new(0),
+            max_waiters: DEFAULT_MAX_WAITERS,
+        }
+    }
+
+    pub(super) fn with_max_waiters(self, max_waiters: usize) -> Self {
+        Self { max_waiters, ..self }
+    }
+
+    /// Whether nobody waits for any key.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len.load(Relaxed) == 0
+    }
+
+    fn by_key(&self) -> &DashMap<u64, Queue<T>> {
+        self.by_key.get_or_init(DashMap::new)
+    }
+
+    /// Takes a waiter out of its queue, if it is still there, and the queue out of the table, if it
+    /// was the last.
+    fn leave(&self, fingerprint: u64, ticket: u64) {
+        if let Entry::Occupied(mut entry) = self.by_key().entry(fingerprint) {
+            let queue = entry.get_mut();
+            if let Ok(index) = queue.waiters.binary_search_by_key(&ticket, |waiter| waiter.ticket) {
+                queue.waiters.remove(index);
+                queue.behind = None;
+                if index == 0 {
+                    queue.wake_first();
+                }
+            }
+            if queue.waiters.is_empty() {
+                entry.remove();
+                self.len.fetch_sub(1, Relaxed);
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for Queues<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queues").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl<T> Queue<T> {
+    fn wake_first(&self) {
+        if let Some(first) = self.waiters.front() {
+            first.turn.notify_one();
+        }
+    }
+}
+
+impl<T: Clone> Queue<T> {
+    /// How things will stand when all that wait have gone.
+    fn behind<A: Algorithm<State = T>>(
+        &mut self,
+        algorithm: &A,
+        state: impl FnOnce() -> T,
+        now: Tick,
+    ) -> &mut Behind<T> {
+        self.behind.get_or_insert_with(|| {
+            let mut behind = Behind { state: state(), at: now };
+            for waiter in &self.waiters {
+                behind.take(algorithm, waiter.units);
+            }
+            behind
+        })
+    }
+}
+
+impl<T: Clone> Behind<T> {
+    /// Takes `n` units as soon as they are there; `None` where they never are.
+    fn take<A: Algorithm<State = T>>(&mut self, algorithm: &A, n: u64) -> Option<Tick> {
+        loop {
+            match Operation::Check(n).apply(algorithm, &mut self.state, self.at).outcome {
+                Outcome::Denied(wait) => self.at = self.at.saturating_add(micros(wait)),
+                Outcome::Never => return None,
+                Outcome::Allowed | Outcome::Delayed(_) => return Some(self.at),
+            }
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Does `operation` in a store in which somebody waits, maybe for this key.
+pub(super) fn apply<S, A>(
+    store: &S,
+    algorithm: &A,
+    fingerprint: u64,
+    operation: Operation<'_>,
+) -> Decision
+where
+    S: Queued<A>,
+    A: Algorithm,
+{
+    let now = store.now();
+    let queue = store.queues().by_key().get_mut(&fingerprint);
+    let Some(mut queue) = queue else {
+        return store.apply_at(algorithm, fingerprint, operation, now);
+    };
+    match operation {
+        Operation::Check(n @ 1..)
+        | Operation::Peek(n @ 1..)
+        | Operation::TakeUpTo(n @ 1..)
+        | Operation::Reserve(n @ 1.., _) => {
+            let n = if matches!(operation, Operation::TakeUpTo(_)) { 1 } else { n };
+            refused(store, algorithm, fingerprint, &mut queue, n, now)
+        }
+        Operation::Check(_)
+        | Operation::Peek(_)
+        | Operation::TakeUpTo(_)
+        | Operation::Reserve(..) => store.apply_at(algorithm, fingerprint, operation, now),
+        Operation::Debit(_) | Operation::Refund(_) | Operation::Reset | Operation::Settle(..) => {
+            let decision = store.apply_at(algorithm, fingerprint, operation, now);
+            queue.behind = None;
+            queue.wake_first();
+            decision
+        }
+    }
+}
+
+/// The units that there are, and that there will be, are for those who wait.
+fn refused<S, A>(
+    store: &S,
+    algorithm: &A,
+    fingerprint: u64,
+    queue: &mut Queue<A::State>,
+    n: u64,
+    now: Tick,
+) -> Decision
+where
+    S: Queued<A>,
+    A: Algorithm,
+{
+    let standing = store.apply_at(algorithm, fingerprint, Operation::Peek(n), now);
+    if standing.outcome == Outcome::Never {
+        return standing;
+    }
+    let behind = queue.behind(algorithm, || store.state(fingerprint), now);
+    let ready_after = |n| {
+        let ready = behind.clone().take(algorithm, n).unwrap_or(behind.at);
+        ready.micros_since(now).max(1)
+    };
+    Decision {
+        outcome: Outcome::Denied(Duration::from_micros(ready_after(n))),
+        granted: 0,
+        remaining: 0,
+        next_after_micros: Some(ready_after(1)),
+        ..standing
+    }
+}
+
+/// Waits for `n` units behind all who came before.
+pub(super) async fn acquire<S, A, L, K>(
+    store: &S,
+    limits: &L,
+    key: &K,
+    fingerprint: u64,
+    n: u64,
+    deadline: Option<Instant>,
+) -> Decision
+where
+    S: Queued<A>,
+    A: Algorithm,
+    L: Limits<K, Algorithm = A>,
+    K: Sync + ?Sized,
+{
+    let receipt = Receipt::new();
+    let ask = |at| {
+        let reserve = Operation::Reserve(n, &receipt);
+        limits.with(key, |algorithm| store.apply_at(algorithm, fingerprint, reserve, at))
+    };
+    let decision = match enter(store, limits, key, fingerprint, n, deadline, &ask) {
+        Ok(decision) => decision,
+        Err(place) => {
+            let queues = store.queues();
+            let _leave = OnDrop(|| queues.leave(fingerprint, place.ticket));
+            loop {
+                let next = serve(store, fingerprint, place.ticket, &ask);
+                let until = match next {
+                    Next::Gone(decision) => break decision,
+                    Next::NotYet(wait) => wait.map(|wait| Instant::now() + wait),
+                };
+                let woken = match (until, deadline) {
+                    (Some(until), Some(deadline)) if until > deadline => None,
+                    (Some(until), _) => {
+                        // Whether it is its turn or woken before, it looks again.
+                        let _ = timeout_at(until, place.turn.notified()).await;
+                        Some(())
+                    }
+                    (None, Some(deadline)) => {
+                        timeout_at(deadline, place.turn.notified()).await.ok()
+                    }
+                    (None, None) => Some(place.turn.notified().await),
+                };
+                if woken.is_none() {
+                    queues.leave(fingerprint, place.ticket);
+                    let peek = Operation::Peek(n);
+                    break limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
+                }
+            }
+        }
+    };
+    let Outcome::Delayed(delay) = decision.outcome else { return decision };
+    // A leaky bucket's queue: the place in it is given back by whoever does not wait.
+    let give_back = OnDrop(|| {
+        let settle = Operation::Settle(0, &receipt);
+        let _ = limits.with(key, |algorithm| apply(store, algorithm, fingerprint, settle));
+    });
+    let turn = Instant::now() + delay;
+    if let Some(late) = deadline.map(|deadline| turn.saturating_duration_since(deadline))
+        && !late.is_zero()
+    {
+        drop(give_back);
+        let peek = Operation::Peek(0);
+        let standing = limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
+        return standing.refused(late);
+    }
+    sleep(delay).await;
+    mem::forget(give_back);
+    decision
+}
+
+/// A place in a queue.
+struct Place {
+    ticket: u64,
+    turn: Arc<Notify>,
+}
+
+/// Decides at once where nobody waits and the units are there, or where waiting is no use;
+/// otherwise returns a place in the queue.
+fn enter<S, A, L, K>(
+    store: &S,
+    limits: &L,
+    key: &K,
+    fingerprint: u64,
+    n: u64,
+    deadline: Option<Instant>,
+    ask: &impl Fn(Tick) -> Decision,
+) -> Result<Decision, Place>
+where
+    S: Queued<A>,
+    A: Algorithm,
+    L: Limits<K, Algorithm = A>,
+    K: ?Sized,
+{
+    let queues = store.queues();
+    let longest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let entry = queues.by_key().entry(fingerprint);
+    let now = store.now();
+    if n == 0 {
+        return Ok(ask(now));
+    }
+    let in_time = |wait: Duration| longest.is_none_or(|longest| wait <= longest);
+    let place = |queue: &mut Queue<A::State>| {
+        let ticket = queues.next_ticket.fetch_add(1, Relaxed);
+        let turn = Arc::new(Notify::new());
+        queue.waiters.push_back(Waiter { ticket, units: n, turn: Arc::clone(&turn) });
+        Err(Place { ticket, turn })
+    };
+    match entry {
+        Entry::Vacant(entry) => {
+            let decision = ask(now);
+            match decision.outcome {
+                Outcome::Denied(wait) if in_time(wait) && queues.max_waiters > 0 => {
+                    queues.len.fetch_add(1, Relaxed);
+                    let queue = Queue { waiters: VecDeque::new(), served_until: now, behind: None };
+                    place(entry.insert(queue).value_mut())
+                }
+                _ => Ok(decision),
+            }
+        }
+        Entry::Occupied(mut entry) => limits.with(key, |algorithm| {
+            let queue = entry.get_mut();
+            let refused = refused(store, algorithm, fingerprint, queue, n, now);
+            match refused.outcome {
+                Outcome::Denied(wait)
+                    if in_time(wait) && queue.waiters.len() < queues.max_waiters =>
+                {
+                    let behind = queue.behind(algorithm, || store.state(fingerprint), now);
+                    behind.take(algorithm, n);
+                    place(queue)
+                }
+                _ => Ok(refused),
+            }
+        }),
+    }
+}
+
+/// What becomes of a waiter.
+enum Next {
+    /// It has left the queue, with this decision.
+    Gone(Decision),
+    /// It is to look again when it is woken, or after so long.
+    NotYet(Option<Duration>),
+}
+
+/// Lets a waiter go, if it is the first one and there are units for it.
+fn serve<S, A>(store: &S, fingerprint: u64, ticket: u64, ask: &impl Fn(Tick) -> Decision) -> Next
+where
+    S: Queued<A>,
+    A: Algorithm,
+{
+    let queues = store.queues();
+    let Some(mut queue) = queues.by_key().get_mut(&fingerprint) else {
+        unreachable!("a queue is there while somebody waits in it");
+    };
+    if queue.waiters.front().is_none_or(|first| first.ticket != ticket) {
+        return Next::NotYet(None);
+    }
+    let now = store.now();
+    let earliest = Tick::from_micros(now.as_micros().saturating_sub(TIMER_LATENESS_MICROS));
+    let foreseen = queue.served_until;
+    let mut at = foreseen.max(earliest).min(now);
+    if at != foreseen {
+        queue.behind = None;
+    }
+    loop {
+        let decision = ask(at);
+        let Outcome::Denied(wait) = decision.outcome else {
+            queue.served_until = at;
+            queue.waiters.pop_front();
+            queue.wake_first();
+            drop(queue);
+            queues.leave(fingerprint, ticket);
+            return Next::Gone(decision);
+        };
+        at = at.saturating_add(micros(wait));
+        if at > now {
+            queue.served_until = at;
+            return Next::NotYet(Some(Duration::from_micros(at.micros_since(now))));
+        }
+    }
+}

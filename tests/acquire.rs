@@ -1,0 +1,315 @@
+//! Waiting, on tokio's clock, which stands still until all tasks wait for it.
+
+mod common;
+
+use common::{MIDNIGHT, each_algorithm, micros, parse};
+use proptest::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, advance, sleep, timeout};
+use tollgate::{
+    Carry, Decision, Limiter, Live, Memory, Outcome, Policy, PolicyState, RateLimiter, Tick,
+    TieredMemory, TokioClock,
+};
+
+type Limits = Limiter<Policy, Memory<PolicyState, TokioClock>>;
+
+fn limiter(policy: &str) -> Arc<Limits> {
+    let clock = TokioClock::start_at(Tick::from_micros(MIDNIGHT));
+    Arc::new(Limiter::with_clock(parse(policy), clock))
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Waits in a task of its own, which is in the queue when this returns.
+async fn spawn(
+    tasks: &mut JoinSet<(u64, Duration, Decision)>,
+    limiter: &Arc<Limits>,
+    name: u64,
+    n: u64,
+) {
+    let (limiter, start) = (Arc::clone(limiter), Instant::now());
+    tasks.spawn(async move {
+        let decision = limiter.acquire_n("k", n).await;
+        (name, start.elapsed(), decision)
+    });
+    yield_now().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_cannot_be_met_fails_at_once_and_charges_nothing() {
+    let limiter = limiter("token_bucket 10/s burst 3");
+    assert!(limiter.check_n("k", 2).is_allowed());
+    let start = Instant::now();
+    let refused = limiter.acquire_n("k", 3).within(millis(100)).await;
+    assert_eq!(refused.outcome(), Outcome::Denied(millis(200)));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(limiter.peek("k").remaining(), 1);
+    // At the deadline is in time.
+    let granted = limiter.acquire_n("k", 3).until(start + millis(200)).await;
+    assert_eq!((granted.outcome(), start.elapsed()), (Outcome::Allowed, millis(200)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_gives_back_what_it_waited_for() {
+    let limiter = limiter("token_bucket 10/s burst 3");
+    assert!(limiter.check_n("k", 2).is_allowed());
+    let waiting = timeout(millis(100), limiter.acquire_n("k", 3).into_future());
+    assert!(waiting.await.is_err());
+    assert_eq!(limiter.peek("k").remaining(), 2);
+    assert!(limiter.check_n("k", 2).is_allowed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cost_above_the_limit_fails_at_once_and_a_cost_of_nothing_passes() {
+    let limiter = limiter("token_bucket 10/s burst 3");
+    assert!(limiter.check_n("k", 3).is_allowed());
+    let start = Instant::now();
+    assert_eq!(limiter.acquire_n("k", 4).await.outcome(), Outcome::Never);
+    assert!(limiter.acquire_n("k", 0).await.is_allowed());
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let mut tasks = JoinSet::new();
+    spawn(&mut tasks, &limiter, 0, 1).await;
+    assert_eq!(limiter.acquire_n("k", 4).await.outcome(), Outcome::Never);
+    assert!(limiter.acquire_n("k", 0).await.is_allowed());
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+/// (units, done after ms), in the order in which they came.
+#[tokio::test(start_paused = true)]
+async fn each_goes_in_its_turn() {
+    let table: [(&str, &[(u64, u64)]); 7] = [
+        ("token_bucket 10/s burst 3", &[(3, 0), (2, 200), (1, 300), (3, 600), (1, 700)]),
+        // A large one is not overtaken by small ones that would fit before.
+        ("token_bucket 1/s burst 5", &[(4, 0), (5, 4_000), (1, 5_000), (1, 6_000)]),
+        ("fixed_window 3/s", &[(2, 0), (2, 1_000), (1, 1_000), (3, 2_000)]),
+        ("sliding_log 3/s", &[(2, 0), (1, 0), (2, 1_000), (2, 2_000)]),
+        ("leaky_bucket 10/s capacity 2", &[(1, 0), (1, 100), (1, 200), (2, 300), (1, 500)]),
+        ("leaky_bucket 10/s capacity 2 nodelay", &[(2, 0), (1, 100), (2, 300)]),
+        (
+            "token_bucket 10/s burst 5; fixed_window 6/s",
+            &[(5, 0), (1, 100), (1, 1_000), (5, 1_100)],
+        ),
+    ];
+    for (policy, waiters) in table {
+        let limiter = limiter(policy);
+        let mut tasks = JoinSet::new();
+        for (name, (n, _)) in (0..).zip(waiters) {
+            spawn(&mut tasks, &limiter, name, *n).await;
+        }
+        let mut went = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            let (name, after, decision) = done.unwrap();
+            assert!(decision.is_allowed(), "{policy}: {decision:?}");
+            went.push((name, after.as_millis()));
+        }
+        let expected = (0..).zip(waiters).map(|(name, (_, after))| (name, u128::from(*after)));
+        assert_eq!(went, expected.collect::<Vec<_>>(), "{policy}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_units_take_exactly_two_seconds() {
+    let limiter = limiter("token_bucket 100/200ms");
+    assert!(limiter.check_n("k", 100).is_allowed());
+    let (start, mut tasks) = (Instant::now(), JoinSet::new());
+    for name in 0..100 {
+        spawn(&mut tasks, &limiter, name, 10).await;
+    }
+    let mut done = 0;
+    while let Some(task) = tasks.join_next().await {
+        let (name, after, _) = task.unwrap();
+        assert_eq!((name, after), (done, millis(20 * (done + 1))));
+        done += 1;
+    }
+    assert_eq!((done, start.elapsed()), (100, millis(2_000)));
+}
+
+/// A timer of a millisecond does not slow down a rate of ten in one.
+#[tokio::test(start_paused = true)]
+async fn rates_above_the_timers_resolution_are_kept() {
+    let limiter = limiter("token_bucket 10000/s burst 1");
+    let (start, mut tasks) = (Instant::now(), JoinSet::new());
+    for name in 0..5_001 {
+        spawn(&mut tasks, &limiter, name, 1).await;
+    }
+    while let Some(task) = tasks.join_next().await {
+        assert!(task.unwrap().2.is_allowed());
+    }
+    assert_eq!(start.elapsed(), millis(500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_overtakes_those_who_wait() {
+    let limiter = limiter("token_bucket 10/s burst 3");
+    assert!(limiter.check_n("k", 3).is_allowed());
+    let mut tasks = JoinSet::new();
+    spawn(&mut tasks, &limiter, 0, 2).await;
+    sleep(millis(150)).await;
+    // One unit is there, and not to be had: the next one behind the queue comes at 300 ms.
+    for refused in [limiter.check("k"), limiter.peek("k"), limiter.take_up_to("k", 5)] {
+        assert_eq!(refused.outcome(), Outcome::Denied(millis(150)));
+        assert_eq!((refused.granted(), refused.remaining()), (0, 0));
+        assert_eq!(refused.next_after(), Some(millis(150)));
+    }
+    assert_eq!(limiter.check_n("k", 3).outcome(), Outcome::Denied(millis(350)));
+    assert_eq!(limiter.check_n("k", 4).outcome(), Outcome::Never);
+    assert!(limiter.check_n("k", 0).is_allowed());
+    assert!(limiter.check("other").is_allowed());
+    assert_eq!(tasks.join_next().await.unwrap().unwrap().1, millis(200));
+    assert!(!limiter.check("k").is_allowed());
+    sleep(millis(100)).await;
+    assert!(limiter.check("k").is_allowed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_or_is_charged_moves_the_turns() {
+    let limiter = limiter("token_bucket 10/s burst 10");
+    assert!(limiter.check_n("k", 10).is_allowed());
+    let mut tasks = JoinSet::new();
+    for name in 0..4 {
+        spawn(&mut tasks, &limiter, name, 1).await;
+    }
+    let mut turn = async || tasks.join_next().await.unwrap().unwrap().1;
+    sleep(millis(50)).await;
+    let _ = limiter.refund("k", 2);
+    assert_eq!((turn().await, turn().await), (millis(50), millis(50)));
+    let _ = limiter.debit("k", 5);
+    assert_eq!(turn().await, millis(600));
+    let _ = limiter.reset("k");
+    assert_eq!(turn().await, millis(600));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_denies_at_once() {
+    let clock = TokioClock::start();
+    let limiter = Limiter::with_clock(parse("token_bucket 1/s"), clock).max_waiters(2);
+    let limiter = Arc::new(limiter);
+    assert!(limiter.check("k").is_allowed());
+    let mut tasks = JoinSet::new();
+    for name in 0..2 {
+        spawn(&mut tasks, &limiter, name, 1).await;
+    }
+    let refused = limiter.acquire("k").await;
+    assert_eq!(refused.outcome(), Outcome::Denied(Duration::from_secs(3)));
+    assert!(limiter.acquire("other").await.is_allowed());
+}
+
+/// Where those before it take longer than foreseen, a waiter leaves when its time is over.
+#[tokio::test(start_paused = true)]
+async fn deadlines_hold_when_things_change() {
+    let limiter = limiter("token_bucket 10/s burst 1");
+    assert!(limiter.check("k").is_allowed());
+    let start = Instant::now();
+    let waiters = [1, 2].map(|n| {
+        let limiter = Arc::clone(&limiter);
+        tokio::spawn(async move { limiter.acquire("k").within(millis(100 * n)).await })
+    });
+    yield_now().await;
+    let _ = limiter.debit("k", 50);
+    for (n, waiter) in (1..).zip(waiters) {
+        let decision = waiter.await.unwrap();
+        assert!(matches!(decision.outcome(), Outcome::Denied(_)), "{decision:?}");
+        assert!(start.elapsed() <= millis(100 * n));
+    }
+    assert_eq!(limiter.peek("k").retry_after(), Some(millis(5_100) - start.elapsed()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_keys_for_tiers_and_under_limits_that_change() {
+    let clock = TokioClock::start();
+    let direct = Limiter::direct_with_clock(parse("token_bucket 10/s burst 1"), clock);
+    let store = TieredMemory::new(clock);
+    let tiered = Limiter::with_store(parse("token_bucket 10/s burst 1"), store);
+    let start = Instant::now();
+    for n in 0..3 {
+        assert!(direct.acquire().await.is_allowed());
+        assert_eq!(start.elapsed(), millis(100 * n));
+        assert!(tiered.acquire("k").await.is_allowed());
+        assert_eq!(start.elapsed(), millis(100 * n));
+    }
+    let live = Live::new(parse("token_bucket 1/h burst 1"));
+    let live = Arc::new(Limiter::with_store(live, Memory::new(clock)));
+    assert!(live.check("k").is_allowed());
+    let waiting = tokio::spawn({
+        let live = Arc::clone(&live);
+        async move { live.acquire("k").within(Duration::from_secs(4_000)).await }
+    });
+    yield_now().await;
+    live.replace_with(parse("token_bucket 1/s burst 5"), Carry::Reset);
+    assert!(waiting.await.unwrap().is_allowed());
+}
+
+/// By the trait, as the layer and boxed limiters do.
+#[tokio::test(start_paused = true)]
+async fn generic_code_waits_in_the_same_queue() {
+    async fn wait<L: RateLimiter<str>>(limiter: &L) -> Option<Decision> {
+        limiter.acquire_n("k", 2).within(millis(500)).await.ok()
+    }
+    let limiter = limiter("token_bucket 10/s burst 2");
+    let start = Instant::now();
+    for n in 0..3 {
+        assert!(wait(&*limiter).await.unwrap().is_allowed());
+        assert_eq!(start.elapsed(), millis(200 * n));
+    }
+}
+
+/// 1,000 wait for one key, and some of them give up.
+fn crowd() -> impl Strategy<Value = Vec<(u64, Option<u64>)>> {
+    let patience = prop_oneof![Just(None), (0_u64..20_000).prop_map(Some)];
+    prop::collection::vec((1_u64..4, patience), 1_000)
+}
+
+proptest! {
+    #![proptest_config(common::cases(30))]
+
+    #[test]
+    fn in_a_crowd_nobody_is_stuck_and_nothing_minted_or_lost(crowd in crowd(), kind in 0..6_usize) {
+        let policy = &each_algorithm("100/s")[kind];
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let (granted, elapsed, left) = runtime.block_on(async {
+            let limiter = limiter(policy);
+            let (start, granted) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+            let mut tasks = JoinSet::new();
+            for (n, patience) in crowd {
+                let (limiter, granted) = (Arc::clone(&limiter), Arc::clone(&granted));
+                tasks.spawn(async move {
+                    let waiting = limiter.acquire_n("k", n).into_future();
+                    let patience = patience.map_or(Duration::MAX, millis);
+                    if let Ok(decision) = timeout(patience, waiting).await {
+                        assert!(decision.is_allowed());
+                        granted.fetch_add(n, SeqCst);
+                    }
+                });
+            }
+            while let Some(done) = tasks.join_next().await {
+                done.unwrap();
+            }
+            let elapsed = start.elapsed();
+            let left = limiter.take_up_to("k", u64::MAX).granted();
+            advance(Duration::from_secs(2)).await;
+            assert_eq!(limiter.peek("k").remaining(), 100);
+            (granted.load(SeqCst), elapsed, left)
+        });
+        let passed = micros(elapsed);
+        match kind {
+            // Buckets: nothing is lost but what flows over; here nothing does while somebody waits.
+            0 | 2 => prop_assert!(granted + left <= 100 + passed / 10_000),
+            1 => prop_assert!(granted <= 101 + passed / 10_000),
+            _ => prop_assert!(granted + left <= 100 * (passed / 1_000_000 + 1)),
+        }
+        // All of them could be served, had nobody left: so nobody waits longer than that.
+        prop_assert!(elapsed <= Duration::from_secs(45), "{:?}", elapsed);
+        // The rate is used to the full while somebody waits.
+        let fewest = if kind == 5 { 90 } else { 100 } * (passed / 1_000_000).saturating_sub(1);
+        prop_assert!(granted >= fewest, "{} in {:?}", granted, elapsed);
+    }
+}
