@@ -70,6 +70,11 @@ impl Error {
         self.is_failure(|failure| matches!(failure, Failure::UnexpectedReply))
     }
 
+    /// Whether nobody knows if the server has done what it was asked.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_unreachable() || self.is_timeout()
+    }
+
     fn is_failure(&self, is: impl Fn(&Failure) -> bool) -> bool {
         matches!(&self.0, Kind::Store(store) if is(&store.failure))
     }

@@ -38,9 +38,9 @@ pub enum Operation<'r> {
     /// Take so many units as [`Check`](Self::Check) does, and note in the receipt when it was, so that
     /// the true cost can be settled later.
     Reserve(u64, &'r Receipt),
-    /// Correct what was taken with the receipt, once, so that it is this cost in all: charge what
-    /// is missing, or give back what is too much, to where it was taken from. What is missing may
-    /// leave a debt of one limit, and no more.
+    /// Correct what was taken with the receipt so that it is this cost in all: charge what is
+    /// missing, or give back what is too much, to where it was taken from. What is missing may leave
+    /// a debt of one limit, and no more. The first settlement of a receipt counts, and no other.
     Settle(u64, &'r Receipt),
 }
 
@@ -66,6 +66,7 @@ impl Operation<'_> {
                 (asked, verdict(algorithm, state, asked, room, now), available)
             }
             Self::Debit(n) => (0, Outcome::Allowed, n),
+            Self::Settle(_, receipt) if receipt.is_settled() => (0, Outcome::Allowed, 0),
             Self::Settle(cost, receipt) => {
                 (0, Outcome::Allowed, cost.saturating_sub(receipt.units()))
             }
@@ -117,7 +118,8 @@ impl Operation<'_> {
                 receipt.set(granted, now, fresh_after);
                 return granted;
             }
-            Self::Settle(cost, receipt) => {
+            Self::Settle(cost, receipt) if !receipt.is_settled() => {
+                receipt.set_settled();
                 let excess = receipt.units().saturating_sub(cost);
                 if granted > 0 {
                     algorithm.overdraw(state, granted, now);

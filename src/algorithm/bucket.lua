@@ -31,14 +31,18 @@ if used > max_used then used = max_used end
 last = now
 
 --@ give_back
-local back = n
+local lost, back = 0, n
 if fresh_at and fresh_at < now then
-  local lost, rest = mul_div(now - fresh_at, units, ticks)
-  if rest > 0 then lost = lost + 1 end
-  back = n - lost
-  if back < 0 then back = 0 end
+  lost = now - fresh_at
+  local whole, rest = mul_div(n, ticks, units)
+  if rest > 0 then whole = whole + 1 end
+  if lost >= whole then lost, back = 0, 0 end
 end
-used = used - back
+since = since + lost
+local later = ceil((since - now) / ticks)
+if later < 0 then later = 0 end
+used, since = used + later * units - back, since - later * ticks
+regained = mul_div(now - since, units, ticks)
 if regained < used then
   local spans = floor((now - since) / ticks)
   used, since, last = used - spans * units, since + spans * ticks, now

@@ -244,8 +244,8 @@ impl Bucket {
         self.used(state, now).saturating_sub(self.capacity)
     }
 
-    /// Where others have used what came back while these units were held, it would have been lost
-    /// without them: from when the bucket would have been fresh. So much less is given back.
+    /// What came back while these units were held, and would have been lost without them, from when
+    /// the bucket would have been fresh, is not given back too: others may have used it.
     #[inline]
     pub(super) fn give_back(
         &self,
@@ -254,14 +254,23 @@ impl Bucket {
         origin: Option<Origin<'_>>,
         now: Tick,
     ) {
-        let mut level = self.level(state);
-        let lost = origin.map_or(0, |origin| {
-            let full_for = now.max(level.last).micros_since(origin.fresh_at());
-            mul_div_ceil(full_for, self.units.get(), self.ticks)
-        });
-        level.used = level.used.saturating_sub(n.saturating_sub(lost));
+        let level = self.level(state);
+        let last = now.max(level.last);
+        let lost = origin.map_or(0, |origin| last.micros_since(origin.fresh_at()));
+        let level =
+            if lost < self.ticks_for(n) { self.without(level, n, lost, last) } else { level };
         let (level, _) = self.at(level, now);
         *state = if level.used == 0 { BucketState::default() } else { level.into() };
+    }
+
+    /// The level without `n` of the units, and without what was regained in so many ticks.
+    fn without(&self, level: Level, n: u64, ticks: u64, now: Tick) -> Level {
+        let since = level.since.saturating_add(ticks);
+        // As a number of spans later as it takes to be in the past.
+        let spans = since.micros_since(now).div_ceil(self.ticks.get());
+        let used = (level.used + spans * self.units.get()).saturating_sub(n);
+        let since = since.as_micros().saturating_sub(spans * self.ticks.get());
+        Level { used, since: Tick::from_stored(since), ..level }
     }
 
     /// The same level, told from as late an instant as whole numbers allow, and the whole units

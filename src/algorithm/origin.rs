@@ -1,7 +1,10 @@
 //! When units were taken that are given back.
 
 use crate::clock::Tick;
+#[cfg(feature = "redis")]
+use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// When units were taken that are given back, and how each limit stood then: see
 /// [`Algorithm::give_back`](super::Algorithm::give_back).
@@ -42,8 +45,32 @@ impl<'r> Origin<'r> {
 
 /// What [`Operation::Reserve`](crate::Operation::Reserve) has taken, for
 /// [`Operation::Settle`](crate::Operation::Settle).
+///
+/// In Redis, what is settled by one receipt counts once, even if the call is repeated because its
+/// answer was lost. So does what is settled by receipts of one request, in whatever process: give
+/// them its id.
+///
+/// ```no_run
+/// # #[cfg(feature = "redis")] {
+/// use tollgate::{Limiter, Operation, Quota, RateLimiter, Receipt, Redis, TokenBucket};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), tollgate::Error> {
+/// # let store = Redis::connect("redis://127.0.0.1/").await?;
+/// let tokens = Limiter::with_store(TokenBucket::new(Quota::per_minute(90_000)), store);
+/// // Charges 2,600, once for this request, however often this is run.
+/// let receipt = Receipt::for_request("request 6f1c");
+/// tokens.decide("tenant", Operation::Settle(2_600, &receipt)).await?;
+/// # Ok(())
+/// # }
+/// # }
+/// ```
 #[derive(Debug, Default)]
-pub struct Receipt(OnceLock<Taken>);
+pub struct Receipt {
+    taken: OnceLock<Taken>,
+    settled: AtomicBool,
+    request_id: OnceLock<Box<str>>,
+}
 
 #[derive(Debug)]
 struct Taken {
@@ -57,24 +84,53 @@ impl Receipt {
     /// A receipt for nothing so far.
     #[must_use]
     pub const fn new() -> Self {
-        Self(OnceLock::new())
+        Self {
+            taken: OnceLock::new(),
+            settled: AtomicBool::new(false),
+            request_id: OnceLock::new(),
+        }
+    }
+
+    /// The same for the request that is known by this id, which no other request of the same key
+    /// has.
+    #[must_use]
+    pub fn for_request(id: &str) -> Self {
+        Self { request_id: OnceLock::from(Box::from(id)), ..Self::new() }
+    }
+
+    /// The id, or a random one.
+    #[cfg(feature = "redis")]
+    pub(crate) fn request_id(&self) -> &str {
+        self.request_id.get_or_init(|| {
+            let [high, low] = [(); 2].map(|()| RandomState::new().hash_one(()));
+            format!("{high:016x}{low:016x}").into()
+        })
     }
 
     /// The units that were taken; 0 where they were refused.
     #[must_use]
     pub fn units(&self) -> u64 {
-        self.0.get().map_or(0, |taken| taken.units)
+        self.taken.get().map_or(0, |taken| taken.units)
     }
 
     /// When they were taken, if they were.
     #[must_use]
     pub fn origin(&self) -> Option<Origin<'_>> {
-        let taken = self.0.get()?;
+        let taken = self.taken.get()?;
         Some(Origin { taken_at: taken.at, fresh_after: &taken.fresh_after })
+    }
+
+    /// Whether it has been settled, which counts once.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Relaxed)
+    }
+
+    pub(crate) fn set_settled(&self) {
+        self.settled.store(true, Relaxed);
     }
 
     /// Only the first time counts.
     pub(crate) fn set(&self, units: u64, at: Tick, fresh_after: Vec<u64>) {
-        let _ = self.0.set(Taken { units, at, fresh_after });
+        let _ = self.taken.set(Taken { units, at, fresh_after });
     }
 }

@@ -178,6 +178,14 @@ impl StoredState<'_> {
         (whole <= MAX_NUMBER && whole as f64 == number).then_some(whole)
     }
 
+    /// The next number, which may be below zero.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "compared")]
+    pub(crate) fn signed(&mut self) -> Option<i64> {
+        let number = f64::from_le_bytes(self.bytes()?);
+        let whole = number as i64;
+        (whole.unsigned_abs() <= MAX_NUMBER && whole as f64 == number).then_some(whole)
+    }
+
     /// The next number, packed by `<I4`.
     pub fn short_number(&mut self) -> Option<u32> {
         Some(u32::from_le_bytes(self.bytes()?))

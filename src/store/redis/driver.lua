@@ -3,11 +3,10 @@
 --@ begin
 local key, numbers, pos = KEYS[1], ARGV[1], 1
 local PEEK, CHECK, TAKE_UP_TO, DEBIT = 0, 1, 2, 3
-local REFUND, GIVE_BACK, CHARGE = 0, 1, 2
-local floor = math.floor
+local floor, ceil = math.floor, math.ceil
 local max_units = 35184372088831 -- 2^45 - 1
 local available, change, longest, view, states = math.huge, 0, 0, '', ''
-local taken_at, whole = false, false
+local taken_at, whole, repeated = false, false, false
 
 -- a * b / m, rounded down, and the remainder. a < 2^53; b and m < 2^45.
 local function mul_div(a, b, m)
@@ -62,11 +61,22 @@ elseif op == DEBIT then
 end
 
 --@ taken_at
+-- A settlement is for a request, and counts once.
+local REFUND, CHARGE = 0, 2
+local request_millis = 600000
 taken_at, at = struct.unpack('<d', numbers, at)
-if op == REFUND then taken_at = false else whole = true end
+local request = KEYS[2]
+if op == REFUND then
+  taken_at = false
+else
+  whole, repeated = true, redis.call('EXISTS', request) == 1
+end
 
 --@ correct
-if not moved then change = op == CHARGE and n or -n end
+if not moved and not repeated then change = op == CHARGE and n or -n end
+
+--@ remember
+if request and change ~= 0 then redis.call('SET', request, '', 'PX', request_millis) end
 
 --@ ttl
 -- A little longer than it must be, and not for all keys alike.
@@ -82,9 +92,11 @@ end
 
 --@ reply
 -- The time, the units taken, and the state as it was before. Where the clock went back, the
--- client asks again. (One string, as a table is slow to turn into a reply.)
+-- client asks again; where this was done before, it tells how things stand. (One string, as a table is slow to turn into a reply.)
 if moved then
   change = -1
+elseif repeated then
+  change = -2
 elseif change < 0 then
   change = 0
 end

@@ -131,6 +131,21 @@ fn escape(key: &mut Vec<u8>, start: usize) {
     }
 }
 
+/// The key that remembers a request: in the same slot of a cluster as the key that it is about, by
+/// that one's hash tag, or by the whole of it. (A key with a `}` and without a tag has no such name;
+/// in a cluster, the server refuses it.)
+pub(super) fn of_request(key: &[u8], id: &str) -> Vec<u8> {
+    let is_tagged = key.iter().position(|&byte| byte == b'{').is_some_and(|open| {
+        key[open + 1..].iter().position(|&byte| byte == b'}').is_some_and(|length| length > 0)
+    });
+    let parts: [&[u8]; 4] = if is_tagged {
+        [key, b":request:", id.as_bytes(), b""]
+    } else {
+        [b"{", key, b"}:request:", id.as_bytes()]
+    };
+    parts.concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

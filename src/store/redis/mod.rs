@@ -211,6 +211,26 @@ impl Redis {
         Ok(scripts)
     }
 
+    /// What a script is told of the limits, and the keys that it uses.
+    fn declared<A, K>(
+        &self,
+        algorithm: &A,
+        key: &K,
+        operation: Operation<'_>,
+    ) -> (ScriptCall, Vec<Vec<u8>>)
+    where
+        A: Scripted,
+        K: RedisKey + ?Sized,
+    {
+        let mut limits = ScriptCall::default();
+        algorithm.script(&mut limits);
+        let mut keys = vec![self.key(&limits.shape, key)];
+        if let Operation::Settle(_, receipt) = operation {
+            keys.push(key::of_request(&keys[0], receipt.request_id()));
+        }
+        (limits, keys)
+    }
+
     fn key<K: RedisKey + ?Sized>(&self, shape: &str, key: &K) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
         for part in [&self.prefix, FORMAT, shape] {
@@ -222,10 +242,10 @@ impl Redis {
     }
 
     /// Runs a script, which the server may have to be given again.
-    async fn run(&self, script: &Source, key: &[u8], numbers: &[u8]) -> RedisResult<Value> {
+    async fn run(&self, script: &Source, keys: &[Vec<u8>], numbers: &[u8]) -> RedisResult<Value> {
         let call = |how: &str, script: &str| -> Cmd {
             let mut command = redis::cmd(how);
-            command.arg(script).arg(1).arg(key).arg(numbers);
+            command.arg(script).arg(keys.len()).arg(keys).arg(numbers);
             command
         };
         let answer = self.connection.send(&call("EVALSHA", &script.sha)).await;
@@ -254,17 +274,56 @@ where
         key: &K,
         operation: Operation<'_>,
     ) -> impl Future<Output = Result<Decision, Error>> + Send {
-        let mut limits = ScriptCall::default();
-        algorithm.script(&mut limits);
-        let key = self.key(&limits.shape, key);
+        let operation = match operation {
+            Operation::Settle(_, receipt) if receipt.is_settled() => Operation::Refund(0),
+            operation => operation,
+        };
+        let (limits, keys) = self.declared(algorithm, key, operation);
         async move {
             let scripts = self.scripts(&limits)?;
             let call = Call { store: self, algorithm, limits, scripts: &scripts, operation };
-            let deadline = tokio::time::timeout(self.timeout, call.decide(&key));
-            deadline.await.unwrap_or_else(|_| Err(call.failed(Failure::TimedOut(self.timeout), "")))
+            // A settlement counts once, so it can be repeated where its answer was lost.
+            let is_settlement = matches!(operation, Operation::Settle(..));
+            let mut attempts = if is_settlement { SETTLEMENT_ATTEMPTS } else { 1 };
+            loop {
+                attempts -= 1;
+                let answer = tokio::time::timeout(self.timeout, call.decide(&keys)).await;
+                let timed_out = |_| Err(call.failed(Failure::TimedOut(self.timeout), ""));
+                match answer.unwrap_or_else(timed_out) {
+                    Err(error) if attempts > 0 && error.is_lost() => {
+                        tokio::time::sleep(self.timeout / 2).await;
+                    }
+                    answer => return answer,
+                }
+            }
         }
     }
+
+    /// By a task of its own, where there is a runtime.
+    fn decide_later(&self, algorithm: &A, key: &K, operation: Operation<'_>) {
+        let (limits, keys) = self.declared(algorithm, key, operation);
+        let runtime = tokio::runtime::Handle::try_current();
+        let (Ok(runtime), Ok(scripts)) = (runtime, self.scripts(&limits)) else { return };
+        let call = Call { store: self, algorithm, limits, scripts: &scripts, operation };
+        let (script, numbers) = call.script();
+        let script = Source { text: script.text.clone(), sha: script.sha.clone() };
+        let store = self.clone();
+        runtime.spawn(async move {
+            for _ in 0..SETTLEMENT_ATTEMPTS {
+                let reply = store.run(&script, &keys, &numbers);
+                let reply = tokio::time::timeout(store.timeout, reply).await;
+                let done = reply.ok().and_then(Result::ok);
+                match done.as_ref().map(Reply::read) {
+                    Some(Some(Reply { granted: Granted::ClockWentBack, .. })) => {}
+                    Some(_) => return,
+                    None => tokio::time::sleep(store.timeout / 2).await,
+                }
+            }
+        });
+    }
 }
+
+const SETTLEMENT_ATTEMPTS: u32 = 4;
 
 /// One decision.
 struct Call<'a, A> {
@@ -276,7 +335,29 @@ struct Call<'a, A> {
 }
 
 impl<A: Scripted> Call<'_, A> {
-    async fn decide(&self, key: &[u8]) -> Result<Decision, Error> {
+    async fn decide(&self, keys: &[Vec<u8>]) -> Result<Decision, Error> {
+        // A clock that goes back is told once, and then again only if it goes back again.
+        for _ in 0..MAX_CLOCK_STEPS {
+            let (script, numbers) = self.script();
+            let reply = self.store.run(script, keys, &numbers).await;
+            let reply =
+                reply.map_err(|error| failure(&error, self.store.timeout, Some(self.policy())))?;
+            match Reply::read(&reply) {
+                Some(Reply { granted: Granted::ClockWentBack, .. }) => {}
+                Some(Reply { now, granted: Granted::Before, before }) => {
+                    return self.standing(now, before);
+                }
+                Some(Reply { now, granted: Granted::Units(granted), before }) => {
+                    return self.explain(now, granted, before);
+                }
+                None => return Err(self.unexpected("it is not of the form of the script's")),
+            }
+        }
+        Err(self.unexpected("the server's clock goes back again and again"))
+    }
+
+    /// The script to run now, and the numbers that it reads.
+    fn script(&self) -> (&Source, Vec<u8>) {
         let Scripts { take, correct, reset, .. } = self.scripts;
         let (script, code, n) = match self.operation {
             Operation::Peek(n) => (take, 0, n),
@@ -294,53 +375,45 @@ impl<A: Scripted> Call<'_, A> {
             Operation::Settle(_, receipt) => receipt.origin(),
             _ => None,
         };
+        let mut numbers = vec![code];
+        push_number(&mut numbers, n);
         let min_ttl_millis = u64::try_from(self.store.min_ttl.as_millis()).unwrap_or(u64::MAX);
-        // A clock that goes back is told once, and then again only if it goes back again.
-        for _ in 0..MAX_CLOCK_STEPS {
-            let mut numbers = vec![code];
-            push_number(&mut numbers, n);
-            push_number(&mut numbers, min_ttl_millis);
-            if let Some(clock) = &self.store.clock {
-                push_number(&mut numbers, clock.now().min(Tick::MAX).as_micros());
-            }
-            if std::ptr::eq(script, correct) {
-                let taken_at = origin.map_or(0, |origin| origin.taken_at().as_micros());
-                push_number(&mut numbers, taken_at);
-            }
-            numbers.extend_from_slice(&self.limits.numbers);
-            for fresh_after in origin.map_or(&[][..], |origin| origin.fresh_after()) {
-                push_number(&mut numbers, *fresh_after);
-            }
-            let reply = self.store.run(script, key, &numbers).await;
-            let reply =
-                reply.map_err(|error| failure(&error, self.store.timeout, Some(self.policy())))?;
-            match Reply::read(&reply) {
-                Some(Reply { granted: None, .. }) => {}
-                Some(Reply { now, granted: Some(granted), before }) => {
-                    return self.explain(now, granted, before);
-                }
-                None => return Err(self.unexpected("it is not of the form of the script's")),
-            }
+        push_number(&mut numbers, min_ttl_millis);
+        if let Some(clock) = &self.store.clock {
+            push_number(&mut numbers, clock.now().min(Tick::MAX).as_micros());
         }
-        Err(self.unexpected("the server's clock goes back again and again"))
+        if std::ptr::eq(script, correct) {
+            let taken_at = origin.map_or(0, |origin| origin.taken_at().as_micros());
+            push_number(&mut numbers, taken_at);
+        }
+        numbers.extend_from_slice(&self.limits.numbers);
+        for fresh_after in origin.map_or(&[][..], |origin| origin.fresh_after()) {
+            push_number(&mut numbers, *fresh_after);
+        }
+        (script, numbers)
     }
 
     /// The decision that the script has made, with all its numbers.
     fn explain(&self, now: Tick, granted: u64, before: Option<&[u8]>) -> Result<Decision, Error> {
-        let mut state = match before {
-            None => A::State::default(),
-            Some(bytes) => {
-                let mut stored = StoredState(bytes);
-                let state = self.algorithm.read_state(&mut stored);
-                let state = state.filter(|_| stored.0.is_empty());
-                state.ok_or_else(|| self.unexpected("what is stored is not of this policy"))?
-            }
-        };
+        let mut state = self.state(before)?;
         let decision = self.operation.apply(self.algorithm, &mut state, now);
         if decision.granted.min(MAX_NUMBER) != granted {
             return Err(self.unexpected("the script and the algorithm do not agree"));
         }
         Ok(decision)
+    }
+
+    /// How things stand where all was done before.
+    fn standing(&self, now: Tick, before: Option<&[u8]>) -> Result<Decision, Error> {
+        Ok(Operation::Refund(0).apply(self.algorithm, &mut self.state(before)?, now))
+    }
+
+    fn state(&self, stored: Option<&[u8]>) -> Result<A::State, Error> {
+        let Some(bytes) = stored else { return Ok(A::State::default()) };
+        let mut stored = StoredState(bytes);
+        let state = self.algorithm.read_state(&mut stored);
+        let state = state.filter(|_| stored.0.is_empty());
+        state.ok_or_else(|| self.unexpected("what is stored is not of this policy"))
     }
 
     fn unexpected(&self, detail: &str) -> Error {
@@ -366,9 +439,16 @@ const MAX_CLOCK_STEPS: usize = 3;
 /// What a script returns.
 struct Reply<'r> {
     now: Tick,
-    /// None where the clock went back: then nothing was decided.
-    granted: Option<u64>,
+    granted: Granted,
     before: Option<&'r [u8]>,
+}
+
+enum Granted {
+    Units(u64),
+    /// Nothing was decided.
+    ClockWentBack,
+    /// It was done before.
+    Before,
 }
 
 impl<'r> Reply<'r> {
@@ -376,7 +456,11 @@ impl<'r> Reply<'r> {
         let Value::BulkString(bytes) = reply else { return None };
         let mut bytes = StoredState(bytes);
         let now = Tick::from_micros(bytes.number()?);
-        let granted = bytes.number();
+        let granted = match bytes.signed()? {
+            -1 => Granted::ClockWentBack,
+            -2 => Granted::Before,
+            units => Granted::Units(units.try_into().ok()?),
+        };
         let before = if bytes.0.is_empty() { None } else { Some(bytes.0) };
         Some(Self { now, granted, before })
     }

@@ -88,6 +88,9 @@ fn compose(algorithms: &[Script], time: Time, kind: Kind) -> Result<String, Erro
         text += section(DRIVER, "save")?;
         text += "end\n";
     }
+    if kind == Kind::Correct {
+        text += section(DRIVER, "remember")?;
+    }
     text += match (views, alone) {
         (false, _) => "local before = stored\n",
         (true, false) => "local before = stored and view\n",

@@ -1,0 +1,136 @@
+//! Estimates that are settled in Redis: exactly once, whatever happens to the answers.
+
+mod common;
+
+use common::redis::{SHARED, prefix};
+use common::redis_server::Server;
+use common::{cases, each_algorithm, parse};
+use proptest::prelude::*;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tollgate::{Limiter, Operation, Policy, RateLimiter, Receipt, Redis, Reservation};
+
+async fn limiter(server: &Server, policy: &str) -> Limiter<Policy, Redis> {
+    let store = Redis::connect(&server.url()).await.unwrap();
+    let store = store.prefix(&prefix()).timeout(Duration::from_secs(5));
+    Limiter::with_store(parse(policy), store)
+}
+
+proptest! {
+    #![proptest_config(cases(60))]
+
+    /// Tasks that reserve, and then settle or drop, all at once.
+    #[test]
+    fn the_sum_of_the_true_costs_is_charged(
+        reservations in prop::collection::vec((1_u64..30, prop::option::of(0_u64..40)), 1..30),
+        kind in 0..6_usize,
+    ) {
+        let policy = &each_algorithm("10000/d")[kind];
+        Runtime::new().unwrap().block_on(async {
+            let limiter = Arc::new(limiter(&SHARED, policy).await);
+            let mut tasks = tokio::task::JoinSet::new();
+            let cost: u64 = reservations.iter().filter_map(|(_, cost)| *cost).sum();
+            for (estimate, cost) in reservations {
+                let limiter = Arc::clone(&limiter);
+                tasks.spawn(async move {
+                    let reservation = limiter.reserve("k", estimate).await.unwrap();
+                    tokio::task::yield_now().await;
+                    if let Some(cost) = cost {
+                        let _ = reservation.settle(cost).await.unwrap();
+                    }
+                });
+            }
+            while let Some(done) = tasks.join_next().await {
+                done.unwrap();
+            }
+            let mut left = 0;
+            // What is dropped is given back by tasks that nobody waits for.
+            for _ in 0..500 {
+                left = limiter.peek("k").await.unwrap().remaining();
+                if left >= 10_000 - cost {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            // In this time, at most a unit of a bucket comes back.
+            prop_assert!((10_000 - cost..=10_000 - cost + 1).contains(&left), "{left}, {cost}");
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_charged_once() {
+    for policy in each_algorithm("100/d").into_iter().chain(["10/d; sliding_log 100/d".into()]) {
+        let limiter = limiter(&SHARED, &policy).await;
+        for n in 1..=3 {
+            for _ in 0..3 {
+                let receipt = Receipt::for_request(&format!("request {n}"));
+                let after = limiter.decide("k", Operation::Settle(2, &receipt)).await.unwrap();
+                assert_eq!(after.limit() - after.remaining(), 2 * n, "{policy}");
+                assert!(after.is_allowed());
+            }
+        }
+        // One receipt, settled again and again.
+        let receipt = Receipt::new();
+        let _ = limiter.decide("k", Operation::Reserve(3, &receipt)).await.unwrap();
+        for _ in 0..3 {
+            let after = limiter.decide("k", Operation::Settle(1, &receipt)).await.unwrap();
+            assert_eq!(after.limit() - after.remaining(), 7, "{policy}");
+        }
+    }
+    let keys = SHARED.cli(&["--scan", "--pattern", "*request*"]);
+    for key in keys.lines() {
+        let ttl: u64 = SHARED.cli(&["PTTL", key]).parse().expect("a request is forgotten");
+        assert!((500_000..=600_000).contains(&ttl));
+    }
+}
+
+/// The server runs the first call after its answer was given up, and the repetitions too.
+#[tokio::test]
+async fn a_settlement_whose_answer_is_late_counts_once() {
+    let server = Server::start(&[]);
+    let limiter = limiter(&server, "sliding_log 100/d").await;
+    let store = Redis::connect(&server.url()).await.unwrap();
+    let hasty = store.prefix("late").timeout(Duration::from_millis(100));
+    let hasty = Limiter::with_store(parse("sliding_log 100/d"), hasty);
+    drop(limiter);
+    let reservation = hasty.reserve("k", 10).await.unwrap();
+    server.cli(&["CLIENT", "PAUSE", "330", "ALL"]);
+    let after = reservation.settle(25).await.unwrap();
+    assert_eq!(after.remaining(), 75);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(hasty.peek("k").await.unwrap().remaining(), 75);
+
+    // Dropped, it is given back once, though that is repeated too.
+    let reservation = Reservation::take(&hasty, "k", 10).await.unwrap();
+    server.cli(&["CLIENT", "PAUSE", "330", "ALL"]);
+    drop(reservation);
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(hasty.peek("k").await.unwrap().remaining(), 75);
+}
+
+/// Waiting: Redis is asked again, and a place in a leaky bucket's queue is given back.
+#[tokio::test]
+async fn units_can_be_waited_for() {
+    let limiter = limiter(&SHARED, "token_bucket 50/s burst 5").await;
+    let start = std::time::Instant::now();
+    for _ in 0..15 {
+        assert!(limiter.acquire("k").await.unwrap().is_allowed());
+    }
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    let refused = limiter.acquire_n("k", 5).within(Duration::from_millis(10)).await.unwrap();
+    assert!(!refused.is_allowed());
+    assert!(!limiter.acquire_n("k", 6).await.unwrap().is_allowed());
+
+    let queue = self::limiter(&SHARED, "leaky_bucket 2/s capacity 4").await;
+    for _ in 0..2 {
+        assert!(queue.acquire("k").await.unwrap().is_allowed());
+    }
+    let waiting =
+        tokio::time::timeout(Duration::from_millis(20), queue.acquire_n("k", 3).into_future());
+    assert!(waiting.await.is_err());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(queue.peek("k").await.unwrap().remaining() >= 3);
+}

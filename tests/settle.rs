@@ -1,0 +1,201 @@
+//! Estimates that are settled, in process. `redis_oracle.rs` holds Redis to the same.
+
+mod common;
+
+use common::{HOUR, MIDNIGHT, MINUTE, SECOND, cases, each_algorithm, parse};
+use proptest::prelude::*;
+use std::sync::Arc;
+use tollgate::{
+    Limiter, ManualClock, Memory, Operation, Outcome, Policy, PolicyState, Receipt, Reservation,
+    Tick,
+};
+
+type Limits = Limiter<Policy, Memory<PolicyState, ManualClock>>;
+
+fn limiter(policy: &str) -> (Limits, ManualClock) {
+    let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
+    (Limiter::with_clock(parse(policy), clock.clone()), clock)
+}
+
+/// What becomes of a reservation.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Settled(u64),
+    Dropped,
+}
+
+fn end() -> impl Strategy<Value = End> {
+    prop_oneof![3 => (0_u64..40).prop_map(End::Settled), 1 => Just(End::Dropped)]
+}
+
+proptest! {
+    #![proptest_config(cases(500))]
+
+    /// In any order, while no time passes: what is charged is the sum of the true costs.
+    #[test]
+    fn the_sum_of_the_true_costs_is_charged(
+        reservations in prop::collection::vec((1_u64..30, end()), 1..40),
+        order in any::<prop::sample::Index>(),
+        kind in 0..6_usize,
+    ) {
+        let policy = format!("{}; fixed_window 2000/day", each_algorithm("1000/h")[kind]);
+        let (limiter, _clock) = limiter(&policy);
+        let (mut held, mut cost) = (Vec::new(), 0);
+        for (index, &(estimate, end)) in reservations.iter().enumerate() {
+            let reservation = limiter.reserve("k", estimate);
+            prop_assert!(reservation.decision().is_allowed());
+            held.push((reservation, end));
+            // Some end before others begin.
+            if index % 3 == 0 {
+                let (reservation, end) = held.swap_remove(order.index(held.len()));
+                cost += finish(reservation, end);
+            }
+        }
+        while !held.is_empty() {
+            let (reservation, end) = held.swap_remove(order.index(held.len()));
+            cost += finish(reservation, end);
+        }
+        prop_assert_eq!(limiter.peek("k").remaining(), 1_000_u64.saturating_sub(cost));
+        let _ = limiter.refund("k", 500);
+        prop_assert_eq!(limiter.peek("k").remaining(), 1_000 - cost.saturating_sub(500));
+    }
+}
+
+fn finish(reservation: Reservation<&Limits, &str>, end: End) -> u64 {
+    match end {
+        End::Settled(cost) => {
+            let _ = reservation.settle_now(cost);
+            cost
+        }
+        End::Dropped => 0,
+    }
+}
+
+/// Reserve 10 of 10, wait, let others take so many, and give back: (policy, waited, taken, left).
+#[test]
+fn units_go_back_to_where_they_came_from() {
+    let table = [
+        // A bucket that was full would have stayed so: what came back meanwhile is not given twice.
+        ("token_bucket 10/10s", 0, 0, 10),
+        ("token_bucket 10/10s", 4 * SECOND, 0, 10),
+        ("token_bucket 10/10s", 4 * SECOND, 4, 6),
+        ("token_bucket 10/10s", 4 * SECOND + 1, 4, 6),
+        ("token_bucket 10/10s", 20 * SECOND, 10, 0),
+        ("leaky_bucket 10/10s", 4 * SECOND, 4, 6),
+        // A window that is over gets nothing back, and the next one is not given what is not its own.
+        ("fixed_window 10/min", 59 * SECOND, 0, 10),
+        ("fixed_window 10/min", MINUTE, 3, 7),
+        ("10/min", 30 * SECOND, 0, 10),
+        ("10/min", MINUTE, 0, 10),
+        ("10/min", 90 * SECOND, 5, 5),
+        ("10/min", 2 * MINUTE, 5, 5),
+        ("sliding_log 10/min", 59 * SECOND, 0, 10),
+        ("sliding_log 10/min", MINUTE, 3, 7),
+        ("token_bucket 10/10s; fixed_window 100/d", 4 * SECOND, 4, 6),
+    ];
+    for (policy, waited, taken, left) in table {
+        let (limiter, clock) = limiter(policy);
+        let reservation = limiter.reserve("k", 10);
+        assert!(reservation.decision().is_allowed());
+        clock.set(Tick::from_micros(MIDNIGHT + waited));
+        assert_eq!(limiter.check_n("k", taken).granted(), taken, "{policy} after {waited}");
+        drop(reservation);
+        assert_eq!(limiter.peek("k").remaining(), left, "{policy} after {waited}");
+    }
+}
+
+/// In a log, the units of that instant: those of others stay as long as they must.
+#[test]
+fn a_log_gives_back_the_units_of_the_reservation() {
+    let (limiter, clock) = limiter("sliding_log 10/min");
+    let first = limiter.reserve("k", 4);
+    clock.set(Tick::from_micros(MIDNIGHT + 10 * SECOND));
+    assert!(limiter.check_n("k", 3).is_allowed());
+    clock.set(Tick::from_micros(MIDNIGHT + 20 * SECOND));
+    let last = limiter.reserve("k", 3);
+    assert_eq!(first.settle_now(1).remaining(), 3);
+    drop(last);
+    assert_eq!(limiter.peek("k").remaining(), 6);
+    // At 60 s the one unit of the first expires, at 70 s the three of the second.
+    for (after, left) in [(60, 7), (69, 7), (70, 10)] {
+        clock.set(Tick::from_micros(MIDNIGHT + after * SECOND));
+        assert_eq!(limiter.peek("k").remaining(), left, "{after} s");
+    }
+}
+
+/// Others use what flows back into a busy bucket; what is returned comes on top of that.
+#[test]
+fn a_busy_bucket_gets_back_all_of_it() {
+    let (limiter, clock) = limiter("token_bucket 60/min");
+    assert!(limiter.check_n("k", 50).is_allowed());
+    let reservation = limiter.reserve("k", 10);
+    clock.set(Tick::from_micros(MIDNIGHT + 20 * SECOND));
+    assert!(limiter.check_n("k", 20).is_allowed());
+    assert_eq!(reservation.settle_now(2).remaining(), 8);
+}
+
+#[test]
+fn a_settlement_leaves_a_debt_of_one_limit_and_no_more() {
+    let table = [
+        ("token_bucket 10/min", 120_000_000),
+        ("leaky_bucket 10/min", 120_000_000),
+        ("fixed_window 10/h", HOUR),
+        ("sliding_log 10/min", MINUTE),
+        ("10/min", 2 * MINUTE),
+    ];
+    for (policy, reset_after) in table {
+        let (limiter, _clock) = limiter(policy);
+        let reservation = limiter.reserve("k", 5);
+        let after = reservation.settle_now(1_000_000);
+        assert_eq!(after.reset_after().as_micros(), u128::from(reset_after), "{policy}");
+        // The first gave back 10 of debt: all but one are used.
+        let _ = limiter.refund("k", 11);
+        assert_eq!(limiter.peek("k").remaining(), 1, "{policy}");
+    }
+    // Each limit of a set has its own bound.
+    let (limiter, _clock) = limiter("token_bucket 10/min; fixed_window 1000/d");
+    let _ = limiter.reserve("k", 5).settle_now(700);
+    let _ = limiter.refund("k", 10);
+    assert_eq!(limiter.peek("k").remaining(), 0);
+    let (limiter, clock) = self::limiter("token_bucket 10/min; fixed_window 1000/d");
+    let _ = limiter.reserve("k", 5).settle_now(700);
+    clock.set(Tick::from_micros(MIDNIGHT + HOUR));
+    assert_eq!(limiter.decide("k", Operation::Debit(299)).binding(), 0);
+    clock.set(Tick::from_micros(MIDNIGHT + 2 * HOUR));
+    assert_eq!(limiter.peek("k").remaining(), 1);
+}
+
+#[test]
+fn what_was_refused_holds_nothing_and_may_be_charged_all_the_same() {
+    let (limiter, _clock) = limiter("token_bucket 10/min");
+    assert!(limiter.check_n("k", 8).is_allowed());
+    let refused = limiter.reserve("k", 3);
+    assert!(matches!(refused.decision().outcome(), Outcome::Denied(_)));
+    drop(refused);
+    assert_eq!(limiter.peek("k").remaining(), 2);
+    assert_eq!(limiter.reserve("k", 3).settle_now(1).remaining(), 1);
+    let receipt = Receipt::new();
+    assert_eq!(limiter.decide("k", Operation::Reserve(11, &receipt)).outcome(), Outcome::Never);
+    assert_eq!((receipt.units(), receipt.origin().is_none()), (0, true));
+}
+
+#[tokio::test]
+async fn reservations_move_into_tasks_and_through_the_trait() {
+    use tollgate::RateLimiter as _;
+
+    let (limiter, _clock) = limiter("token_bucket 10/min");
+    let limiter = Arc::new(limiter);
+    let reservation = Reservation::take_now(Arc::clone(&limiter), String::from("k"), 10);
+    tokio::spawn(async move { drop(reservation) }).await.unwrap();
+    assert_eq!(limiter.peek("k").remaining(), 10);
+    let reservation = Reservation::take(&*limiter, "k", 10).await.unwrap();
+    assert_eq!(reservation.settle(7).await.unwrap().remaining(), 3);
+
+    let direct = Limiter::direct(parse("token_bucket 10/min"));
+    assert_eq!(direct.reserve(5).settle_now(1).remaining(), 9);
+    drop(direct.reserve(5));
+    assert_eq!(direct.peek().remaining(), 9);
+    let boxed = tollgate::BoxRateLimiter::<()>::new(direct);
+    drop(boxed.reserve(&(), 5).await.unwrap());
+    assert_eq!(boxed.peek(&()).await.unwrap().remaining(), 9);
+}
