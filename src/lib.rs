@@ -131,6 +131,8 @@ pub use decision::{Decision, Outcome};
 pub use error::Error;
 #[cfg(feature = "tokio")]
 pub use limiter::Acquire;
+#[cfg(feature = "memory")]
+pub use limiter::Exceptions;
 pub use limiter::{
     Carry, Describe, Immediate, Limiter, Limits, Live, PerKey, RateLimiter, Reservation, Source,
 };

@@ -3,6 +3,8 @@
 #[cfg(feature = "tokio")]
 mod acquire;
 #[cfg(feature = "memory")]
+mod exceptions;
+#[cfg(feature = "memory")]
 mod in_process;
 mod limits;
 mod live;
@@ -13,6 +15,8 @@ mod reservation;
 pub use acquire::Acquire;
 #[cfg(feature = "tokio")]
 pub(crate) use acquire::OnDrop;
+#[cfg(feature = "memory")]
+pub use exceptions::Exceptions;
 pub use limits::{Limits, Source};
 pub use live::{Carry, Live};
 pub use per_key::PerKey;

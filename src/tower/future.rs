@@ -2,6 +2,7 @@ use super::failure::OnStoreError;
 use super::headers::RateLimitValues;
 use super::refusal::Refuse;
 use super::response::{Answers, Verdict};
+use crate::algorithm::Description;
 use crate::decision::Decision;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
@@ -44,7 +45,10 @@ pin_project! {
 
 /// Boxed, for a limiter that has to wait for its store, or a request that has to wait for its
 /// turn; others decide within the call.
-pub(super) type Deciding<E> = Pin<Box<dyn Future<Output = Result<Decision, E>> + Send>>;
+pub(super) type Deciding<E> = Pin<Box<dyn Future<Output = Decided<E>> + Send>>;
+
+/// What was decided, and the limits that it was decided by, where they are not always the same.
+pub(super) type Decided<E> = (Result<Decision, E>, Option<Vec<Description>>);
 
 struct Next<S, ReqBody, A> {
     inner: S,

@@ -56,7 +56,7 @@ const MAX_INTEGER: u64 = 999_999_999_999_999;
 pub(super) struct RateLimitFields {
     style: HeaderStyle,
     policy: Option<HeaderValue>,
-    /// In the order of [`Decision::binding`].
+    /// At least one, in the order of [`Decision::binding`].
     limits: Box<[Limit]>,
 }
 
@@ -69,7 +69,7 @@ struct Limit {
 
 impl RateLimitFields {
     pub(super) fn new(limits: &[Description], style: HeaderStyle) -> Self {
-        let names: Vec<String> = limits
+        let mut names: Vec<String> = limits
             .iter()
             .enumerate()
             .map(|(index, limit)| match &limit.name {
@@ -78,7 +78,11 @@ impl RateLimitFields {
                 None => format!("limit-{}", index + 1),
             })
             .collect();
+        if names.is_empty() {
+            names.push("default".to_owned());
+        }
         let policy = match style {
+            _ if limits.is_empty() => None,
             HeaderStyle::Draft11 | HeaderStyle::Draft7 | HeaderStyle::Draft6 => {
                 Some(policies(limits, &names, style))
             }
@@ -91,13 +95,23 @@ impl RateLimitFields {
         Self { style, policy, limits: names.into_iter().map(limit).collect() }
     }
 
+    /// The same for other limits, which differ from key to key or have been replaced.
+    pub(super) fn of(&self, limits: &[Description]) -> Self {
+        Self::new(limits, self.style)
+    }
+
     /// Who tells of the limit that binds.
     pub(super) fn observer(&self, decision: &Decision) -> &Observer {
-        &self.limits[decision.binding()].observer
+        &self.binding(decision).observer
+    }
+
+    /// The limits may have been replaced by fewer since the decision.
+    fn binding(&self, decision: &Decision) -> &Limit {
+        &self.limits[decision.binding().min(self.limits.len() - 1)]
     }
 
     fn member(&self, decision: &Decision) -> HeaderValue {
-        let begin = &self.limits[decision.binding()].member;
+        let begin = &self.binding(decision).member;
         let (mut r, mut t) = (itoa::Buffer::new(), itoa::Buffer::new());
         let r = r.format(decision.remaining().min(MAX_INTEGER)).as_bytes();
         let text = match decision.next_after().map(seconds_rounded_up) {

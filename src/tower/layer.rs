@@ -49,7 +49,9 @@ impl<L: Describe, T> RateLimitLayer<L, Ask<PeerIp, OneUnit, NoneExempt, T>> {
     /// say.
     ///
     /// They are of one type: for different algorithms, make each a [`Policy`](crate::Policy). They
-    /// count apart from each other. Limits that hold together, on the same key, are one
+    /// count apart from each other, unless they share a store
+    /// ([`TieredMemory`](crate::TieredMemory), or Redis with one prefix): then a customer who
+    /// changes the tier keeps what is used. Limits that hold together, on the same key, are one
     /// [`Policy`](crate::Policy). Where there is no limiter of that place, the request is answered
     /// 500.
     ///
@@ -172,10 +174,8 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// The same, with requests held back until it is their turn, where that comes within
     /// `longest`; what would come later is refused at once. A zero does not hold back anything.
     ///
-    /// Take a [`LeakyBucket`](crate::LeakyBucket): it gives each request a turn of its own, in the
-    /// order in which they come. With any other algorithm a request is held back until there would
-    /// be room for it, and then asks again: of several that wait for one key, any may come first, and
-    /// one may wait for as long as `longest` and be refused.
+    /// Requests of one key wait in the order in which they come, as those who
+    /// [`Acquire`](crate::Acquire) do; in Redis, of several that wait any may come first.
     ///
     /// This is also how to keep to somebody else's limit: see
     /// [around a client](super#around-a-client).

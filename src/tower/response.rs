@@ -1,6 +1,7 @@
 //! What becomes of requests once they are decided on.
 
 use super::failure::{OnStoreError, Undecided};
+use super::future::Decided;
 use super::headers::{RateLimitFields, RateLimitValues, set_retry_after};
 use super::key::KeyError;
 use super::observe;
@@ -43,7 +44,7 @@ impl<R, F> Answers<R, F> {
     /// the fields are for its answer; or it is answered here.
     pub(super) fn judge<ReqBody, ResBody, E>(
         &self,
-        decided: Result<Decision, E>,
+        (decided, limits): Decided<E>,
         limiter: usize,
         request: &mut Request<ReqBody>,
     ) -> Verdict<ResBody>
@@ -53,7 +54,13 @@ impl<R, F> Answers<R, F> {
         E: Display,
     {
         match decided {
-            Ok(decision) => self.admit(decision, &self.fields[limiter], request),
+            Ok(decision) => {
+                let fields = &self.fields[limiter];
+                match limits {
+                    None => self.admit(decision, fields, request),
+                    Some(limits) => self.admit(decision, &fields.of(&limits), request),
+                }
+            }
             Err(error) => {
                 observe::failed(&error);
                 match self.on_store_error.on_store_error(&error) {

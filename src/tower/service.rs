@@ -63,19 +63,22 @@ where
         if self.layer.longest_wait.is_none()
             && let Some(decided) = self.layer.limiters[limiter].decide_now(&key, operation)
         {
-            let verdict = answers.judge(decided, limiter, &mut request);
+            let limits = self.layer.limiters[limiter].describe_for(&key);
+            let verdict = answers.judge((decided, limits), limiter, &mut request);
             return ResponseFuture::decided(verdict, request, &mut self.inner);
         }
         let limiters = Arc::clone(&self.layer.limiters);
         let longest_wait = self.layer.longest_wait;
         let deciding = Box::pin(async move {
-            match longest_wait {
-                None => limiters[limiter].decide(&key, operation).await,
+            let limiter = &*limiters[limiter];
+            let decided = match longest_wait {
+                None => limiter.decide(&key, operation).await,
                 Some(longest) => {
                     let deadline = Instant::now().checked_add(longest);
-                    limiters[limiter].acquire_until(&key, cost, deadline).await
+                    limiter.acquire_until(&key, cost, deadline).await
                 }
-            }
+            };
+            (decided, limiter.describe_for(&key))
         });
         // The service that was polled ready is the one to call later.
         let unpolled = self.inner.clone();
