@@ -63,6 +63,17 @@
 //! | `debit` | charge what turned out to be the cost, into debt if need be |
 //! | `refund` | give back what was not used |
 //! | `reset` | forget all that was taken |
+//! | `reserve` | take an estimate, to be settled when the true cost is known: [`Reservation`] |
+//! | `acquire`, `acquire_n` | wait for units, in turn, with or without a deadline (feature `tokio`) |
+//!
+//! # Limits that are not always the same
+//!
+//! | what | how |
+//! |---|---|
+//! | tiers: other limits for some keys | [`Limiter::per_key`], or limiters on one [`TieredMemory`] |
+//! | limits that are told with the call | [`Limiter::check_with`] |
+//! | limits that are replaced while they are in use | [`Limiter::live`] |
+//! | keys that are blocked for a time, or exempt | [`Exceptions`] |
 //!
 //! # In a web server
 //!
@@ -89,6 +100,7 @@
 //! | `memory` (default) | the store in process: `Limiter::new` |
 //! | `tower` | the middleware, for any `tower` HTTP service |
 //! | `axum` | the middleware finds the peer's address where axum leaves it |
+//! | `tokio` | waiting for units: `acquire` |
 //! | `redis` | the store in Redis or Valkey: `Redis::connect` |
 //! | `redis-cluster` | the same in a Redis Cluster: `Redis::connect_cluster` |
 //! | `metrics` | counts of the middleware's decisions, and of its store's failures |

@@ -456,3 +456,76 @@ async fn a_failing_store_is_met_as_was_chosen() {
         .layer(Strict::default());
     assert_eq!(text(own.oneshot(Request::new(())).await.unwrap()).await, "own: broken");
 }
+
+/// Limits that differ by key, and limits that are replaced: the fields tell those that hold.
+#[tokio::test]
+async fn the_fields_tell_the_limits_that_hold_for_the_key() {
+    let [free, pro] =
+        ["free: fixed_window 2/d", "pro: fixed_window 5/d; pro-hour: sliding_log 4/h"]
+            .map(|policy| Arc::new(policy.parse::<Policy>().unwrap()));
+    let tiers = move |user: &u64| Arc::clone(if *user < 10 { &free } else { &pro });
+    let limiter = Limiter::per_key(tiers);
+    let key = |request: &Request<()>| request.uri().path()[1..].parse::<u64>().unwrap();
+    let service = RateLimitLayer::new(limiter).key(key).layer(Strict::default());
+    let ask = async |user: &str| {
+        let mut request = Request::new(());
+        *request.uri_mut() = user.parse().unwrap();
+        service.clone().oneshot(request).await.unwrap()
+    };
+    let free = ask("/1").await;
+    assert_eq!(all(free.headers(), "ratelimit-policy"), ["\"free\";q=2;w=86400"]);
+    assert!(all(free.headers(), "ratelimit")[1].starts_with("\"free\";r=1;t="));
+    for left in (0..4).rev() {
+        let pro = ask("/11").await;
+        let policy = "\"pro\";q=5;w=86400, \"pro-hour\";q=4;w=3600";
+        assert_eq!(all(pro.headers(), "ratelimit-policy"), [policy]);
+        let ratelimit = format!("\"pro-hour\";r={left};t=");
+        assert!(all(pro.headers(), "ratelimit")[1].starts_with(&ratelimit));
+    }
+    let refused = ask("/11").await;
+    assert_eq!(refused.status(), 429);
+    assert!(text(refused).await.contains("\"pro-hour\""));
+
+    let live = Arc::new(Limiter::live("old: fixed_window 3/d".parse::<Policy>().unwrap()));
+    for layer in [
+        RateLimitLayer::shared(Arc::clone(&live)),
+        RateLimitLayer::shared(Arc::clone(&live)).wait(Duration::from_millis(1)),
+    ] {
+        let service = layer.layer(Strict::default());
+        live.replace("old: fixed_window 3/d".parse().unwrap());
+        let before = service.clone().oneshot(get("192.0.2.1:1")).await.unwrap();
+        assert_eq!(all(before.headers(), "ratelimit-policy"), ["\"old\";q=3;w=86400"]);
+        live.replace("new: fixed_window 9/d".parse().unwrap());
+        let after = service.oneshot(get("192.0.2.1:1")).await.unwrap();
+        assert_eq!(all(after.headers(), "ratelimit-policy"), ["\"new\";q=9;w=86400"]);
+    }
+    assert_eq!(live.peek(&std::net::IpAddr::from([192, 0, 2, 1])).remaining(), 5);
+}
+
+/// Requests that wait go in the order in which they came.
+#[tokio::test(start_paused = true)]
+async fn requests_wait_in_turn() {
+    let clock = tollgate::TokioClock::start();
+    let limiter =
+        Limiter::with_clock("token_bucket 10/s burst 2".parse::<Policy>().unwrap(), clock);
+    let service = RateLimitLayer::new(limiter)
+        .cost(|request: &Request<()>| request.uri().path().len() as u64 - 1)
+        .wait(Duration::from_millis(450))
+        .layer(Strict::default());
+    let start = tokio::time::Instant::now();
+    let mut asked = tokio::task::JoinSet::new();
+    for (n, path) in ["/aa", "/aa", "/b", "/cc", "/b"].into_iter().enumerate() {
+        let mut request = get("192.0.2.1:1");
+        *request.uri_mut() = path.parse().unwrap();
+        let answer = service.clone().oneshot(request);
+        asked.spawn(async move { (n, answer.await.unwrap().status().as_u16(), start.elapsed()) });
+        tokio::task::yield_now().await;
+    }
+    let mut answers = Vec::new();
+    while let Some(answer) = asked.join_next().await {
+        let (n, status, after) = answer.unwrap();
+        answers.push((n, status, after.as_millis()));
+    }
+    // The fourth would wait for 500 ms: it is refused at once, and the fifth takes its place.
+    assert_eq!(answers, [(0, 200, 0), (3, 429, 0), (1, 200, 200), (2, 200, 300), (4, 200, 400)]);
+}

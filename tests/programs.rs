@@ -144,3 +144,20 @@ fn an_algorithm_of_ones_own_decides_like_the_others() {
     #[cfg(feature = "redis")]
     assert_eq!(run("own_algorithm", &[&common::redis::SHARED.url()]), expected);
 }
+
+/// 90,000 tokens: 20 requests reserve all of them and use 900 each, so 72,000 and what flows in
+/// are left for 16 of the next.
+#[test]
+fn a_gateway_gives_back_what_answers_do_not_cost() {
+    let url = common::redis::SHARED.url();
+    for arguments in [&[][..], &[url.as_str()]] {
+        let printed = run("llm_gateway", arguments);
+        let lines: Vec<&str> = printed.lines().collect();
+        let expected =
+            ["20 of 40 requests served, 18000 tokens", "16 of 40 requests served, 14400 tokens"];
+        assert_eq!(lines[..2], expected, "{printed}");
+        let left: u64 = lines[2].strip_suffix(" of 90000 tokens left").unwrap().parse().unwrap();
+        // 1,500 tokens flow in each second.
+        assert!((57_600..60_000).contains(&left), "{printed}");
+    }
+}

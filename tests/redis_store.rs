@@ -235,6 +235,34 @@ async fn limits_that_change_places_do_not_change_states() {
     }
 }
 
+/// Two versions of a policy on one key, as in a rolling deploy.
+#[tokio::test]
+async fn two_versions_of_a_policy_share_a_key() {
+    for kind in 0..6 {
+        let versions = ["100/h", "300/h"].map(|quota| each_algorithm(quota)[kind].clone());
+        let prefix = prefix();
+        let store = connect(&SHARED).await.prefix(&prefix);
+        let [small, large] =
+            versions.map(|version| Limiter::with_store(parse(&version), store.clone()));
+        let (mut granted, mut key) = (0, String::new());
+        for n in 0..1_000_u64 {
+            let limiter = if n % 2 == 0 { &small } else { &large };
+            let operation = match n % 10 {
+                0 => Operation::TakeUpTo(2),
+                1 => Operation::Peek(1),
+                _ => Operation::Check(1),
+            };
+            granted += limiter.decide("k", operation).await.unwrap().granted();
+            if n == 0 {
+                key = SHARED.cli(&["--scan", "--pattern", &format!("{prefix}:*")]);
+            }
+            assert!(ttl_millis(&SHARED, &key).is_some_and(|ttl| ttl > 0), "{n}");
+        }
+        // What flows in meanwhile is a unit each 12 s.
+        assert!((300..=305).contains(&granted), "{granted} with {:?}", large.algorithm());
+    }
+}
+
 #[allow(dead_code, reason = "its main function")]
 #[path = "../examples/own_algorithm.rs"]
 mod own_algorithm;
