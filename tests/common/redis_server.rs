@@ -12,6 +12,13 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// The same, for a node of a cluster: the nodes talk to each other on a port that is 10,000 higher.
+pub fn free_cluster_port() -> u16 {
+    let is_free =
+        |port: &u16| *port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok();
+    std::iter::repeat_with(free_port).find(is_free).expect("there is always another port")
+}
+
 /// A `redis-server` of its own, with its files in a directory of its own.
 ///
 /// It ends with this value, and also when the process of the test ends in whatever way: its
@@ -107,12 +114,8 @@ impl Cluster {
     pub fn start() -> Self {
         let options =
             ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no"];
-        // The nodes talk to each other on a port that is 10,000 higher.
-        let ports = std::iter::repeat_with(free_port).filter(|port| {
-            *port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok()
-        });
         let nodes: Vec<Server> =
-            ports.take(6).map(|port| Server::start_on(port, &options, &[])).collect();
+            (0..6).map(|_| Server::start_on(free_cluster_port(), &options, &[])).collect();
         let addresses: Vec<String> =
             nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         let create = Command::new("redis-cli")
