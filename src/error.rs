@@ -113,6 +113,12 @@ pub(crate) enum Kind {
     #[error("the script {script:?} has no section {section:?}")]
     Section { script: &'static str, section: &'static str },
 
+    #[cfg(feature = "redis-cluster")]
+    #[error(
+        "refusals cannot be published from a cluster: its keys lie in many slots, and the stream {stream:?} in one"
+    )]
+    StreamInCluster { stream: String },
+
     #[cfg(feature = "redis")]
     #[error(transparent)]
     Store(Box<StoreFailure>),

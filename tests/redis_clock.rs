@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::each_algorithm;
 use common::redis_server::{Server, free_port};
+use common::{each_algorithm, parse};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
@@ -136,6 +136,30 @@ async fn steps_to_and_fro_mint_no_more_than_the_steps_forward() {
         let aligned = policy.contains("window");
         let minutes = if aligned { minutes_passed + 1 } else { (forward + real) / 60 + 2 };
         assert!(admitted <= 10 * minutes, "{policy}: {admitted} in {forward} s");
+        server.server.cli(&["FLUSHALL"]);
+    }
+}
+
+/// Where the clock went back, the script is called again: only the call that decides publishes.
+#[tokio::test]
+async fn a_refusal_after_a_step_back_is_published_once() {
+    let server = Stepped::start();
+    for policy in each_algorithm("10/h").into_iter().chain(["10/h; token_bucket 10/h".into()]) {
+        let store = Redis::connect(&server.server.url()).await.unwrap().prefix(&policy);
+        let store = store.timeout(Duration::from_secs(5)).publish_refusals("refusals", 100);
+        let limiter: Limiter<Policy, _> = Limiter::with_store(parse(&policy), store.unwrap());
+        server.step_to(0);
+        assert!(limiter.check_n("k", 10).await.unwrap().is_allowed(), "{policy}");
+        for (published, back) in [-1_000, -2_000, -90_000].into_iter().enumerate() {
+            assert_eq!(server.server.cli(&["XLEN", "refusals"]), published.to_string(), "{policy}");
+            server.step_to(back);
+            let refused = match back {
+                -2_000 => limiter.take_up_to("k", 3).await,
+                _ => limiter.check("k").await,
+            };
+            assert!(!refused.unwrap().is_allowed(), "{policy} at {back}");
+        }
+        assert_eq!(server.server.cli(&["XLEN", "refusals"]), "3", "{policy}");
         server.server.cli(&["FLUSHALL"]);
     }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::redis_server::Cluster;
+use common::redis_server::{Cluster, Server, free_cluster_port};
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
@@ -140,4 +140,20 @@ async fn slots_move_and_masters_fail_over_while_limits_hold() {
             assert_eq!(admitted, LIMIT, "{key}");
         }
     }
+}
+
+/// A cluster of one server: what holds of any is told from the connection.
+#[tokio::test]
+async fn a_cluster_publishes_no_refusals() {
+    let node = Server::start_on(free_cluster_port(), &["--cluster-enabled", "yes"], &[]);
+    let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
+    let add = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str));
+    assert_eq!(node.cli(&Vec::from_iter(add)), "OK");
+    let store = Redis::connect_cluster(&[&node.url()]).await.unwrap();
+    let error = store.publish_refusals("refusals", 1_000).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "refusals cannot be published from a cluster: its keys lie in many slots, \
+         and the stream \"refusals\" in one"
+    );
 }

@@ -90,6 +90,18 @@ else
   redis.call('DEL', key)
 end
 
+--@ publish
+-- A refusal is told to a stream. Where that fails, the decision stands.
+if change == 0 and not moved and (op == CHECK or op == TAKE_UP_TO) then
+  local _, asked = struct.unpack('<Bd', numbers)
+  if asked > 0 then
+    local max_len, head = struct.unpack('<dd', numbers, #numbers - 15)
+    redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', max_len, '*',
+      'limits', string.sub(key, 1, head), 'key', string.sub(key, head + 2),
+      'asked', asked, 'room', available > 0 and available or 0)
+  end
+end
+
 --@ reply
 -- The time, the units taken, and the state as it was before. Where the clock went back, the
 -- client asks again; where this was done before, it tells how things stand. (One string, as a table is slow to turn into a reply.)

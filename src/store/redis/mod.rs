@@ -10,12 +10,13 @@ use super::Store;
 use crate::algorithm::{Description, MAX_NUMBER, ScriptCall, Scripted, StoredState, push_number};
 use crate::clock::{Clock, Tick};
 use crate::decision::Decision;
-use crate::error::{Error, Failure, StoreFailure};
+use crate::error::{Error, Failure, Kind, StoreFailure};
 use crate::operation::Operation;
+use crate::quota::Quota;
 use connection::{CONNECTION_TIMEOUT, Connection};
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
-use script::{Scripts, Source, Time};
+use script::{Scripts, Source, Time, Variant};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -52,7 +53,8 @@ use std::time::Duration;
 /// name that are of one algorithm, the second is known by its quota. Name the limits of a set
 /// whose quotas may change: what is known by another name or in another place starts anew.
 ///
-/// Every key expires soon after its state has come to say nothing. Refusals write nothing.
+/// Every key expires soon after its state has come to say nothing. Refusals write nothing,
+/// unless they are [published](Self::publish_refusals).
 ///
 /// # Time
 ///
@@ -70,8 +72,8 @@ use std::time::Duration;
 ///
 /// # Clones
 ///
-/// A clone is the same store; it shares the connection. Its prefix, timeout and clock may be set
-/// apart.
+/// A clone is the same store; it shares the connection. Its prefix, timeout, clock and stream of
+/// refusals may be set apart.
 #[derive(Clone)]
 pub struct Redis {
     connection: Connection,
@@ -79,8 +81,16 @@ pub struct Redis {
     timeout: Duration,
     min_ttl: Duration,
     clock: Option<Arc<dyn Clock>>,
+    refusals: Option<Stream>,
     /// A few: one for each sequence of algorithms.
     scripts: Arc<RwLock<Vec<Arc<Scripts>>>>,
+}
+
+/// Where refusals are published.
+#[derive(Clone, Debug)]
+struct Stream {
+    key: Arc<str>,
+    max_len: u64,
 }
 
 impl Redis {
@@ -164,6 +174,7 @@ impl Redis {
             timeout: Self::DEFAULT_TIMEOUT,
             min_ttl: Duration::ZERO,
             clock: None,
+            refusals: None,
             scripts: Arc::default(),
         }
     }
@@ -198,14 +209,70 @@ impl Redis {
         Self { min_ttl: ttl, ..self }
     }
 
+    /// The same store, which also adds every refusal to the stream `stream` of its server, so that
+    /// abuse can be watched in one place, by `XREAD`, for all instances. It is added by the script
+    /// that refuses, in the same round trip. The stream is kept to about `max_len` entries, the
+    /// newest: a hundred more, as the server drops them by whole nodes.
+    ///
+    /// ```no_run
+    /// use tollgate::{Limiter, Quota, Redis, TokenBucket};
+    /// use tollgate::RateLimiter as _;
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), tollgate::Error> {
+    /// let store = Redis::connect("redis://127.0.0.1/").await?.prefix("login");
+    /// let store = store.publish_refusals("refusals", 10_000)?;
+    /// let limiter = Limiter::with_store(TokenBucket::new(Quota::per_minute(5)), store);
+    /// let _ = limiter.check_n("alice", 6).await?;
+    /// // XREVRANGE refusals + - COUNT 1
+    /// //   1800057600000-0: limits login:1:bucket, key alice, asked 6, room 5
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// | field | tells |
+    /// |---|---|
+    /// | `limits` | the prefix and the algorithms; with a `:` and the `key`, the name of the key in Redis that holds the state |
+    /// | `key` | what [`RedisKey`] writes, which is for all to see who can read the stream |
+    /// | `asked` | the units that were asked for |
+    /// | `room` | the units that were there, as in [`Decision::remaining`] |
+    ///
+    /// The entry's id tells when, by the server's clock, which only goes forward there.
+    ///
+    /// What takes or reserves units is published where it is refused, whether a wait would do or
+    /// not; nothing else is. Who waits is published each time that it asks in vain. The state's
+    /// key is not stored for it.
+    ///
+    /// An entry that cannot be added is lost, and the decision is what it would be without: else a
+    /// stream that is broken (something else stored there, no memory left, no permission for
+    /// `XADD`) would make errors of refusals, and let them through where a service fails open.
+    /// The server counts what failed, at `xadd` in `INFO commandstats`. Only where its user may
+    /// not touch the key `stream` at all does it refuse every call that takes units.
+    ///
+    /// # Errors
+    ///
+    /// Where the store is connected to a cluster, as one script cannot write to the key's slot and
+    /// to the stream's; and where `max_len` is 0 or more than [`Quota::MAX_COUNT`].
+    pub fn publish_refusals(self, stream: &str, max_len: u64) -> Result<Self, Error> {
+        #[cfg(feature = "redis-cluster")]
+        if let Connection::Cluster(_) = self.connection {
+            return Err(Kind::StreamInCluster { stream: stream.to_owned() }.into());
+        }
+        if !(1..=Quota::MAX_COUNT).contains(&max_len) {
+            return Err(Kind::Count { what: "a stream's length", count: max_len }.into());
+        }
+        Ok(Self { refusals: Some(Stream { key: stream.into(), max_len }), ..self })
+    }
+
     fn scripts(&self, call: &ScriptCall) -> Result<Arc<Scripts>, Error> {
         let time = if self.clock.is_some() { Time::Client } else { Time::Server };
+        let variant = Variant { time, publishes: self.refusals.is_some() };
         let known = self.scripts.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scripts) = known.iter().find(|scripts| scripts.are_for(&call.limits, time)) {
+        if let Some(scripts) = known.iter().find(|scripts| scripts.are_for(&call.limits, variant)) {
             return Ok(Arc::clone(scripts));
         }
         drop(known);
-        let scripts = Arc::new(Scripts::new(&call.limits, time)?);
+        let scripts = Arc::new(Scripts::new(&call.limits, variant)?);
         let mut known = self.scripts.write().unwrap_or_else(PoisonError::into_inner);
         known.push(Arc::clone(&scripts));
         Ok(scripts)
@@ -227,6 +294,11 @@ impl Redis {
         let mut keys = vec![self.key(&limits.shape, key)];
         if let Operation::Settle(_, receipt) = operation {
             keys.push(key::of_request(&keys[0], receipt.request_id()));
+        }
+        if let Some(stream) = &self.refusals
+            && let Operation::Check(_) | Operation::Reserve(..) | Operation::TakeUpTo(_) = operation
+        {
+            keys.push(stream.key.as_bytes().into());
         }
         (limits, keys)
     }
@@ -390,6 +462,12 @@ impl<A: Scripted> Call<'_, A> {
         for fresh_after in origin.map_or(&[][..], |origin| origin.fresh_after()) {
             push_number(&mut numbers, *fresh_after);
         }
+        if let Some(stream) = self.store.refusals.as_ref().filter(|_| std::ptr::eq(script, take)) {
+            push_number(&mut numbers, stream.max_len);
+            // As long is what stands before the `:` and the caller's own key.
+            let head = [&self.store.prefix, FORMAT, &self.limits.shape].map(str::len);
+            push_number(&mut numbers, (head.iter().sum::<usize>() + 2) as u64);
+        }
         (script, numbers)
     }
 
@@ -483,6 +561,7 @@ impl fmt::Debug for Redis {
             .field("prefix", &self.prefix)
             .field("timeout", &self.timeout)
             .field("client_time", &self.clock.is_some())
+            .field("refusals", &self.refusals)
             .finish_non_exhaustive()
     }
 }

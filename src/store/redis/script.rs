@@ -9,7 +9,7 @@ use std::fmt::Write;
 #[derive(Debug)]
 pub(super) struct Scripts {
     algorithms: Box<[Script]>,
-    time: Time,
+    variant: Variant,
     /// Checks, peeks, partial takes and debits.
     pub(super) take: Source,
     /// Refunds and settlements.
@@ -31,6 +31,14 @@ impl Source {
     }
 }
 
+/// What else the scripts depend on.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Variant {
+    pub(super) time: Time,
+    /// Whether refusals are published to a stream.
+    pub(super) publishes: bool,
+}
+
 /// Whose clock tells the time.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Time {
@@ -41,18 +49,18 @@ pub(super) enum Time {
 const DRIVER: Script = Script::new("driver", include_str!("driver.lua"));
 
 impl Scripts {
-    pub(super) fn new(algorithms: &[Script], time: Time) -> Result<Self, Error> {
+    pub(super) fn new(algorithms: &[Script], variant: Variant) -> Result<Self, Error> {
         Ok(Self {
             algorithms: algorithms.into(),
-            time,
-            take: Source::new(&compose(algorithms, time, Kind::Take)?),
-            correct: Source::new(&compose(algorithms, time, Kind::Correct)?),
+            variant,
+            take: Source::new(&compose(algorithms, variant, Kind::Take)?),
+            correct: Source::new(&compose(algorithms, variant, Kind::Correct)?),
             reset: Source::new("redis.call('DEL', KEYS[1]) return struct.pack('<dd', 0, 0)"),
         })
     }
 
-    pub(super) fn are_for(&self, algorithms: &[Script], time: Time) -> bool {
-        self.time == time && *self.algorithms == *algorithms
+    pub(super) fn are_for(&self, algorithms: &[Script], variant: Variant) -> bool {
+        self.variant == variant && *self.algorithms == *algorithms
     }
 }
 
@@ -63,7 +71,7 @@ enum Kind {
     Correct,
 }
 
-fn compose(algorithms: &[Script], time: Time, kind: Kind) -> Result<String, Error> {
+fn compose(algorithms: &[Script], variant: Variant, kind: Kind) -> Result<String, Error> {
     // A log on a key of its own is neither read nor written as a whole.
     let alone = algorithms.len() == 1 && algorithms[0].section("write_alone").is_some();
     let views = algorithms.iter().any(|algorithm| algorithm.section("view").is_some());
@@ -71,7 +79,7 @@ fn compose(algorithms: &[Script], time: Time, kind: Kind) -> Result<String, Erro
 
     let mut text = String::new();
     text += section(DRIVER, "begin")?;
-    text += match time {
+    text += match variant.time {
         Time::Server => section(DRIVER, "server_time")?,
         Time::Client => section(DRIVER, "client_time")?,
     };
@@ -90,6 +98,9 @@ fn compose(algorithms: &[Script], time: Time, kind: Kind) -> Result<String, Erro
     }
     if kind == Kind::Correct {
         text += section(DRIVER, "remember")?;
+    }
+    if variant.publishes && kind == Kind::Take {
+        text += section(DRIVER, "publish")?;
     }
     text += match (views, alone) {
         (false, _) => "local before = stored\n",
@@ -187,4 +198,38 @@ impl Parts {
 fn section(script: Script, name: &'static str) -> Result<&'static str, Error> {
     let missing = || ErrorKind::Section { script: script.name(), section: name }.into();
     script.section(name).ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::algorithm::{All, ScriptCall, Scripted, SlidingLog, TokenBucket};
+    use crate::quota::Quota;
+
+    fn scripts(limits: &impl Scripted, time: Time, publishes: bool) -> Scripts {
+        let mut call = ScriptCall::default();
+        limits.script(&mut call);
+        Scripts::new(&call.limits, Variant { time, publishes }).unwrap()
+    }
+
+    fn differ_by_a_section(limits: &impl Scripted) {
+        let publish = section(DRIVER, "publish").unwrap();
+        for time in [Time::Server, Time::Client] {
+            let [plain, publishing] =
+                [false, true].map(|publishes| scripts(limits, time, publishes));
+            assert_eq!(publishing.take.text.matches(publish).count(), 1);
+            assert_eq!(publishing.take.text.replace(publish, ""), plain.take.text);
+            assert_eq!(publishing.correct.text, plain.correct.text);
+            assert_eq!(publishing.reset.text, plain.reset.text);
+        }
+    }
+
+    #[test]
+    fn scripts_that_publish_differ_by_that_section() {
+        let log = SlidingLog::new(Quota::per_hour(9));
+        let bucket = TokenBucket::new(Quota::per_hour(9));
+        differ_by_a_section(&log);
+        differ_by_a_section(&bucket);
+        differ_by_a_section(&All((log, bucket)));
+    }
 }
