@@ -240,6 +240,7 @@ pub struct Limiter<L: Source, S = DefaultStore<L>> {
 }
 
 /// What is kept for a key.
+#[cfg(feature = "memory")]
 type State<L> = <<L as Source>::Algorithm as Algorithm>::State;
 
 #[cfg(feature = "memory")]

@@ -105,6 +105,7 @@ pub trait States: Send + Sync {
 
 /// A store of states by key that decides at once: [`Memory`] and [`TieredMemory`].
 #[cfg(feature = "memory")]
+#[allow(clippy::len_without_is_empty, reason = "a limiter asks for the length alone")]
 pub trait InProcess: Send + Sync {
     /// What is kept for a key.
     type State;
