@@ -17,6 +17,7 @@ use std::time::Duration;
 /// assert_eq!(noon.saturating_add(250).micros_since(noon), 250);
 /// ```
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Tick(u64);
 
 impl Tick {

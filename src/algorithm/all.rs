@@ -60,6 +60,10 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
         self.0.1.overdraw(&mut state.1, n, now);
     }
 
+    fn fits(&self, state: &Self::State) -> bool {
+        self.0.0.fits(&state.0) && self.0.1.fits(&state.1)
+    }
+
     fn each_fresh_after(&self, state: &Self::State, now: Tick, told: &mut Vec<u64>) {
         self.0.0.each_fresh_after(&state.0, now, told);
         self.0.1.each_fresh_after(&state.1, now, told);
@@ -142,6 +146,10 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
         self.join(state, |limit, state| limit.debt(state, now), u64::max)
     }
 
+    fn fits(&self, state: &Self::State) -> bool {
+        self.fits_length(state) && self.0.iter().zip(state).all(|(limit, state)| limit.fits(state))
+    }
+
     fn each_fresh_after(&self, state: &Self::State, now: Tick, told: &mut Vec<u64>) {
         let tell = |limit: &A, state: &A::State| limit.each_fresh_after(state, now, told);
         self.join(state, tell, |(), ()| ());
@@ -217,8 +225,11 @@ impl<A: Algorithm> All<Vec<A>> {
         self.0.iter().zip(state)
     }
 
+    fn fits_length(&self, state: &[A::State]) -> bool {
+        state.is_empty() || state.len() == self.0.len()
+    }
+
     fn check_length(&self, state: &[A::State]) {
-        let fits = state.is_empty() || state.len() == self.0.len();
-        assert!(fits, "a set was given the state of another one");
+        assert!(self.fits_length(state), "a set was given the state of another one");
     }
 }

@@ -31,11 +31,14 @@ pub struct BucketState {
 /// What a [`BucketState`] says: of the units used and the delay from `since` to `last`, one in 45
 /// bits and the other in 29.
 #[derive(Copy, Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Level {
     /// Units used at the instant `since`.
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::units"))]
     used: u64,
     since: Tick,
     /// When this was written; earlier instants read as this one.
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::instant"))]
     last: Tick,
 }
 
@@ -287,6 +290,32 @@ impl Bucket {
         let units = spans * self.units.get();
         let since = level.since.saturating_add(spans * self.ticks.get());
         (Level { used: level.used - units, since, last }, regained - units)
+    }
+}
+
+#[cfg(feature = "serde")]
+mod written {
+    use super::{BucketState, Level};
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::{Serialize, Serializer};
+
+    /// The longest delay that a state can hold, in 45 bits; no bucket's is longer.
+    const LONGEST_DELAY: u64 = (1 << 45) - 1;
+
+    impl Serialize for BucketState {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.level().serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for BucketState {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let level = Level::deserialize(deserializer)?;
+            if level.since > level.last || level.last.micros_since(level.since) > LONGEST_DELAY {
+                return Err(D::Error::custom("a bucket's instants are too far apart"));
+            }
+            Ok(level.into())
+        }
     }
 }
 

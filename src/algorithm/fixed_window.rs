@@ -28,8 +28,11 @@ pub struct FixedWindow {
 /// What a [`FixedWindow`] keeps for a key: the units of a window, and when the last of them
 /// were counted. The window is the one around that instant.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FixedWindowState {
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::units"))]
     count: u64,
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::instant"))]
     last: Tick,
 }
 

@@ -8,6 +8,8 @@ mod origin;
 mod packed;
 #[cfg(feature = "redis")]
 mod scripted;
+#[cfg(feature = "serde")]
+mod serde;
 mod sliding_log;
 mod sliding_window_counter;
 mod token_bucket;
@@ -94,6 +96,12 @@ pub trait Algorithm: Send + Sync {
         if n > 0 {
             self.take(state, n, now);
         }
+    }
+
+    /// Whether the state can be one of this algorithm's own: asked of those that a program finds
+    /// outside of itself, as in a snapshot. To be told where the algorithm panics on other states.
+    fn fits(&self, _state: &Self::State) -> bool {
+        true
     }
 
     /// Adds what [`fresh_after`](Self::fresh_after) tells of each limit, in order. There is nothing

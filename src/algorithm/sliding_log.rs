@@ -39,8 +39,10 @@ pub struct SlidingLogState {
 }
 
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Entry {
     taken_at: Tick,
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::units"))]
     units: u64,
 }
 
@@ -228,6 +230,43 @@ impl Algorithm for SlidingLog {
 
     fn describe(&self) -> Vec<Description> {
         vec![Description { name: None, limit: self.limit(), window: Some(self.0.period()) }]
+    }
+}
+
+#[cfg(feature = "serde")]
+mod written {
+    use super::{Entry, SlidingLogState};
+    use crate::clock::Tick;
+    use crate::math::MAX_UNITS;
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::{Serialize, Serializer};
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Log {
+        entries: Vec<Entry>,
+        #[serde(deserialize_with = "crate::algorithm::serde::instant")]
+        last: Tick,
+    }
+
+    impl Serialize for SlidingLogState {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            Log { entries: self.entries().collect(), last: self.last }.serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for SlidingLogState {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let Log { entries, last } = Log::deserialize(deserializer)?;
+            let mut state = Self { last, ..Self::default() };
+            for entry in entries {
+                let in_order = (state.newest.taken_at..=last).contains(&entry.taken_at);
+                if !in_order || entry.units == 0 || entry.units > MAX_UNITS - state.total {
+                    return Err(D::Error::custom("a log's entries are out of order or too many"));
+                }
+                state.push(entry);
+            }
+            Ok(state)
+        }
     }
 }
 

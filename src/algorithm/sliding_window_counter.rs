@@ -47,10 +47,15 @@ pub struct SlidingWindowCounter {
 /// The window's length is not in it: under another quota each count is taken to be as late as
 /// it can have been, which never lets through more than that quota would have.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SlidingWindowCounterState {
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::units"))]
     previous: u64,
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::units"))]
     current: u64,
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::instant"))]
     start: Tick,
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::instant"))]
     last: Tick,
 }
 
