@@ -109,6 +109,10 @@ pub(crate) enum Kind {
     #[error(transparent)]
     Text(WrongText),
 
+    #[cfg(all(feature = "memory", feature = "serde"))]
+    #[error("a snapshot cannot be restored: {0}")]
+    Snapshot(&'static str),
+
     #[cfg(feature = "redis")]
     #[error("the script {script:?} has no section {section:?}")]
     Section { script: &'static str, section: &'static str },

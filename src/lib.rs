@@ -105,7 +105,7 @@
 //! | `redis-cluster` | the same in a Redis Cluster: `Redis::connect_cluster` |
 //! | `metrics` | counts of the middleware's decisions, and of its store's failures |
 //! | `tracing` | events of its refusals and of its store's failures |
-//! | `serde` | quotas and policies in configuration files |
+//! | `serde` | quotas and policies in configuration files; a store in process that outlives it: `Limiter::snapshot` |
 
 /// The README's examples.
 #[cfg(all(doctest, feature = "axum", feature = "memory", feature = "redis"))]
@@ -151,8 +151,10 @@ pub use limiter::{
 pub use operation::Operation;
 pub use policy::{Limit, LimitState, Name, Policy, PolicyState};
 pub use quota::Quota;
+#[cfg(all(feature = "memory", feature = "serde"))]
+pub use store::Snapshot;
 pub use store::Store;
 #[cfg(feature = "memory")]
-pub use store::{Direct, InProcess, Memory, States, TieredMemory};
+pub use store::{Dated, Direct, InProcess, Memory, States, TieredMemory};
 #[cfg(feature = "redis")]
 pub use store::{Redis, RedisKey};

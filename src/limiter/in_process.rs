@@ -5,6 +5,10 @@ use super::{
     Source, State,
 };
 use crate::clock::{Clock, MonotonicClock};
+#[cfg(feature = "serde")]
+use crate::error::{Error, Kind};
+#[cfg(feature = "serde")]
+use crate::store::Snapshot;
 use crate::store::{Direct, InProcess, Memory, States, Store, TieredMemory};
 #[cfg(feature = "tokio")]
 use std::convert::Infallible;
@@ -41,33 +45,6 @@ impl<A: Algorithm, C: Clock> Limiter<A, Memory<A::State, C>> {
         Self::with_store(algorithm, Memory::new(clock))
     }
 
-    /// The same limiter for no more than so many keys at a time: a bound on its memory,
-    /// whatever keys there are.
-    ///
-    /// When there are as many, and none of those looked at is idle, all further keys together
-    /// have the budget of one: what one of them takes or gives back, it takes from all and
-    /// gives to all, and a [`reset`](Self::reset) of one changes nothing. Keys that are in
-    /// memory are limited as ever. A key that gets a place later starts with no more than that
-    /// one budget has left.
-    ///
-    /// ```
-    /// # use tollgate::{FixedWindow, Limiter, ManualClock, Quota, Tick};
-    /// # let clock = ManualClock::new(Tick::from_micros(0));
-    /// let limiter = Limiter::with_clock(FixedWindow::new(Quota::per_minute(2)), clock).max_keys(1);
-    /// assert!(limiter.check("alice").is_allowed());
-    /// assert!(limiter.check_n("mallory", 2).is_allowed());
-    /// assert!(!limiter.check("trudy").is_allowed()); // mallory has spent it
-    /// assert!(limiter.check("alice").is_allowed());
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// Where `keys` is 0, and where the limiter was asked for a decision before.
-    #[must_use]
-    pub fn max_keys(self, keys: usize) -> Self {
-        Self { store: self.store.max_keys(keys), ..self }
-    }
-
     /// The same limiter with at most so many who [wait](Acquire) for one key, 10,000 unless set;
     /// with 0 nobody waits.
     #[cfg(feature = "tokio")]
@@ -91,6 +68,111 @@ impl<A: Algorithm, C: Clock> Limiter<A, Memory<A::State, C>> {
     /// ```
     pub fn shrink_to_fit(&self) {
         self.store.shrink(|state, now| self.limits.fresh_after(state, now) > 0);
+    }
+}
+
+impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
+    /// The same limiter for no more than so many keys at a time: a bound on its memory,
+    /// whatever keys there are.
+    ///
+    /// When there are as many, and none of those looked at is idle, all further keys together
+    /// have the budget of one: what one of them takes or gives back, it takes from all and
+    /// gives to all, and a [`reset`](Self::reset) of one changes nothing. Keys that are in
+    /// memory are limited as ever. A key that gets a place later starts with no more than that
+    /// one budget has left.
+    ///
+    /// Where there are more keys in memory than that already, they stay there, as no limited one may
+    /// be dropped, and so many must become idle before there is a place for another.
+    ///
+    /// ```
+    /// # use tollgate::{FixedWindow, Limiter, ManualClock, Quota, Tick};
+    /// # let clock = ManualClock::new(Tick::from_micros(0));
+    /// let limiter = Limiter::with_clock(FixedWindow::new(Quota::per_minute(2)), clock).max_keys(1);
+    /// assert!(limiter.check("alice").is_allowed());
+    /// assert!(limiter.check_n("mallory", 2).is_allowed());
+    /// assert!(!limiter.check("trudy").is_allowed()); // mallory has spent it
+    /// assert!(limiter.check("alice").is_allowed());
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Where `keys` is 0.
+    #[must_use]
+    pub fn max_keys(self, keys: usize) -> Self {
+        Self { store: self.store.max_keys(keys), ..self }
+    }
+}
+
+/// What is used, through a restart.
+#[cfg(feature = "serde")]
+impl<L: Limits<()>, C: Clock> Limiter<L, Memory<State<L>, C>> {
+    /// All that is used, so that it can be [restored](Self::restore) after a restart, which would
+    /// hand everybody a fresh budget otherwise. Of limits that are the same for all keys, or
+    /// [`Live`]; for others, see [`TieredMemory::snapshot`].
+    ///
+    /// Decisions go on meanwhile: the store is copied shard by shard, so of two keys one may be seen
+    /// earlier than the other, and what is taken after its key was copied is not in the snapshot.
+    /// Those on the keys of a shard wait while that one is copied, and limits are not replaced. A key
+    /// that says nothing any more is left out.
+    ///
+    /// Write a snapshot where only this program can read it: it tells how keys are
+    /// [hashed](Snapshot).
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<State<L>> {
+        self.limits.with(&(), |algorithm| {
+            self.store.snapshot(|state, now| algorithm.fresh_after(state, now) > 0)
+        })
+    }
+
+    /// As [`restore`](Self::restore), with a clock: one that counts from where the old one did.
+    ///
+    /// # Errors
+    ///
+    /// As [`restore`](Self::restore).
+    pub fn restore_with_clock(
+        limits: L,
+        clock: C,
+        snapshot: Snapshot<State<L>>,
+    ) -> Result<Self, Error> {
+        if !limits.with(&(), |algorithm| snapshot.all(|state| algorithm.fits(state))) {
+            return Err(Kind::Snapshot("its states are those of another set of limits").into());
+        }
+        Ok(Self::with_store(limits, Memory::restore(clock, snapshot)?))
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<L: Limits<()>> Limiter<L, Memory<State<L>>> {
+    /// A limiter in process in which as much is used as there was when the
+    /// [snapshot](Self::snapshot) was taken; what has come back since then by the wall clock is back.
+    ///
+    /// Limits need not be those of old: what is used stays used, as where they are
+    /// [replaced](Self::replace). Where the old limiter had a bound on its keys, what was used beyond
+    /// it stays used too; the bound itself is to be given again.
+    ///
+    /// ```
+    /// use tollgate::{Limiter, Quota, TokenBucket};
+    ///
+    /// let bucket = TokenBucket::new(Quota::per_hour(10));
+    /// let limiter = Limiter::new(bucket);
+    /// assert!(limiter.check_n("alice", 10).is_allowed());
+    /// let text = serde_json::to_string(&limiter.snapshot())?;
+    ///
+    /// // After a restart:
+    /// let limiter = Limiter::restore(bucket, serde_json::from_str(&text)?)?.max_keys(1_000_000);
+    /// assert!(!limiter.check("alice").is_allowed());
+    /// assert!(limiter.check("bob").is_allowed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where this program hashes keys otherwise than the one that took the snapshot (on another kind
+    /// of machine, or with other versions of its libraries), where the states do not
+    /// [fit](Algorithm::fits) the limits, and where the snapshot is not what a store can have
+    /// written. A type of keys whose own `Hash` has changed is not noticed: its keys are new ones.
+    pub fn restore(limits: L, snapshot: Snapshot<State<L>>) -> Result<Self, Error> {
+        Self::restore_with_clock(limits, MonotonicClock::default(), snapshot)
     }
 }
 

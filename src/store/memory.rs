@@ -1,20 +1,22 @@
+use super::key_hasher::KeyHasher;
 use super::lock::Lock;
 #[cfg(feature = "tokio")]
 use super::queue::{self, Queued, Queues};
+#[cfg(feature = "serde")]
+use super::snapshot::Snapshot;
 use super::table::Table;
 use super::{InProcess, States, Store};
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::{Decision, Outcome};
+#[cfg(feature = "serde")]
+use crate::error::{Error, Kind};
 #[cfg(feature = "tokio")]
 use crate::limiter::Limits;
 use crate::operation::Operation;
-use foldhash::SharedSeed;
-use foldhash::quality::SeedableRandomState;
 use std::convert::Infallible;
 use std::future::{Future, ready};
-use std::hash::{BuildHasher, Hash};
-use std::sync::LazyLock;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 #[cfg(feature = "tokio")]
 use tokio::time::Instant;
@@ -33,7 +35,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub struct Memory<T, C = MonotonicClock> {
     shards: Box<[Lock<Shard<T>>]>,
-    hasher: SeedableRandomState,
+    hasher: KeyHasher,
     clock: C,
     cap: Option<Cap<T>>,
     #[cfg(feature = "tokio")]
@@ -63,15 +65,12 @@ struct Cap<T> {
     shared: Lock<T>,
 }
 
-/// From the operating system's source of randomness.
-fn random_seed() -> u64 {
-    std::hash::RandomState::new().hash_one(())
-}
-
-static SHARED_SEED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(random_seed()));
-
 /// An empty shard takes 168 bytes.
 const MAX_SHARDS: usize = 512;
+
+fn empty_shards<T: Default>(count: usize, dropped_at: Tick) -> Box<[Lock<Shard<T>>]> {
+    (0..count).map(|_| Lock::new(Shard::new(dropped_at))).collect()
+}
 
 impl<T: Default, C: Clock> Memory<T, C> {
     /// A store without any state, that takes its time from `clock`.
@@ -79,14 +78,34 @@ impl<T: Default, C: Clock> Memory<T, C> {
     pub fn new(clock: C) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let shards = (threads * 32).next_power_of_two().min(MAX_SHARDS);
+        let shards = empty_shards(shards, Tick::default());
         Self {
-            shards: (0..shards).map(|_| Lock::new(Shard::new())).collect(),
-            hasher: SeedableRandomState::with_seed(random_seed(), &SHARED_SEED),
+            shards,
+            hasher: KeyHasher::random(),
             clock,
             cap: None,
             #[cfg(feature = "tokio")]
             queues: Queues::new(),
         }
+    }
+
+    /// A fingerprint's lowest bits choose the table within the shard, its highest ones the place
+    /// within the table.
+    #[inline]
+    fn shard(&self, fingerprint: u64) -> &Lock<Shard<T>> {
+        let middle = (fingerprint >> 16 & 0xffff) as usize;
+        &self.shards[middle & (self.shards.len() - 1)]
+    }
+
+    /// Puts in the state of a key that has none; returns whether it had none.
+    #[must_use]
+    fn put(&self, fingerprint: u64, state: T) -> bool {
+        let mut shard = self.shard(fingerprint).lock();
+        let is_new = shard.table(fingerprint).get_mut(fingerprint).is_none();
+        if is_new {
+            shard.insert(fingerprint, state, Tick::default(), |_| true);
+        }
+        is_new
     }
 }
 
@@ -96,16 +115,31 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     ///
     /// # Panics
     ///
-    /// Where `keys` is 0, and where there are any keys in the store.
+    /// Where `keys` is 0.
     #[must_use]
     pub fn max_keys(self, keys: usize) -> Self {
         assert!(keys > 0, "a store must be for one key at least");
-        assert_eq!(self.len_now(), 0, "the number of keys must be bounded before there are any");
-        let cap = Cap { max_keys: keys, keys: AtomicUsize::new(0), shared: Lock::default() };
+        let len = AtomicUsize::new(self.len_now());
+        let shared = self.cap.map(|cap| cap.shared).unwrap_or_default();
+        let cap = Cap { max_keys: keys, keys: len, shared };
         // Room is looked for in one table: where there are few keys, that should be most of them.
         let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(self.shards.len());
-        let shards = self.shards.into_iter().take(shards).collect();
-        Self { shards, cap: Some(cap), ..self }
+        let dropped_at = self.shards.iter().map(|shard| shard.lock().dropped_at).max();
+        let shards = empty_shards(shards, dropped_at.unwrap_or_default());
+        let store = Self {
+            shards,
+            cap: Some(cap),
+            hasher: self.hasher,
+            clock: self.clock,
+            #[cfg(feature = "tokio")]
+            queues: self.queues,
+        };
+        for shard in &self.shards {
+            for (fingerprint, state) in shard.lock().tables.drain(..).flat_map(Table::into_states) {
+                assert!(store.put(fingerprint, state), "a key has one state");
+            }
+        }
+        store
     }
 
     #[cfg(feature = "tokio")]
@@ -115,7 +149,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
 
     #[inline]
     pub(super) fn fingerprint<K: Hash + ?Sized>(&self, key: &K) -> u64 {
-        self.hasher.hash_one(key).min(Table::<T>::MAX_FINGERPRINT)
+        self.hasher.hash(key).min(Table::<T>::MAX_FINGERPRINT)
     }
 
     #[cfg(feature = "tokio")]
@@ -188,14 +222,6 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         decision
     }
 
-    /// A fingerprint's lowest bits choose the table within the shard, its highest ones the place
-    /// within the table.
-    #[inline]
-    fn shard(&self, fingerprint: u64) -> &Lock<Shard<T>> {
-        let middle = (fingerprint >> 16 & 0xffff) as usize;
-        &self.shards[middle & (self.shards.len() - 1)]
-    }
-
     fn len_now(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len).sum()
     }
@@ -211,6 +237,49 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
                 cap.recount(before, shard.len);
             }
         }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<T: Clone + Default, C: Clock> Memory<T, C> {
+    /// The states that are to be kept.
+    pub(crate) fn snapshot(&self, keep: impl Fn(&T, Tick) -> bool) -> Snapshot<T> {
+        let mut states = Vec::with_capacity(self.len_now());
+        let mut dropped_at = Tick::default();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let now = self.clock.now().min(Tick::MAX).max(shard.dropped_at);
+            let kept_before = states.len();
+            for (fingerprint, state) in shard.tables.iter().flat_map(Table::iter) {
+                if keep(state, now) {
+                    states.push((fingerprint, state.clone()));
+                }
+            }
+            let drops_any = states.len() - kept_before < shard.len;
+            dropped_at = dropped_at.max(if drops_any { now } else { shard.dropped_at });
+        }
+        // After the states: what a key has taken here, before it got a place, is here or there.
+        let shared = self.cap.as_ref().map(|cap| cap.shared.lock().clone());
+        Snapshot::new(&self.hasher, dropped_at, shared, states)
+    }
+
+    /// A store of these states. Where the old one had a cap, keys without a state start with the
+    /// shared state, as if this one had the highest.
+    pub(crate) fn restore(clock: C, snapshot: Snapshot<T>) -> Result<Self, Error> {
+        let hasher = snapshot.hasher()?;
+        let Snapshot { dropped_at, shared, states, .. } = snapshot;
+        let keys = AtomicUsize::new(states.len());
+        let with_cap = |shared| Cap { max_keys: usize::MAX, keys, shared: Lock::new(shared) };
+        let store = Self { hasher, cap: shared.map(with_cap), ..Self::new(clock) };
+        for shard in &store.shards {
+            shard.lock().dropped_at = dropped_at.min(Tick::MAX);
+        }
+        for (fingerprint, state) in states {
+            if fingerprint > Table::<T>::MAX_FINGERPRINT || !store.put(fingerprint, state) {
+                return Err(Kind::Snapshot("its fingerprints are not those of a store").into());
+            }
+        }
+        Ok(store)
     }
 }
 
@@ -305,12 +374,12 @@ const KEYS_PER_TABLE: usize = 128;
 const MICROS_BETWEEN_SWEEPS: u64 = 1_000;
 
 impl<T: Default> Shard<T> {
-    fn new() -> Self {
+    fn new(dropped_at: Tick) -> Self {
         Self {
             tables: vec![Table::default()],
             round: 1,
             len: 0,
-            dropped_at: Tick::default(),
+            dropped_at,
             looked_at: Tick::default(),
         }
     }
@@ -357,7 +426,7 @@ impl<T: Default> Shard<T> {
         }
         self.dropped(dropped, now);
         if self.len == 0 {
-            *self = Self { dropped_at: self.dropped_at, ..Self::new() };
+            *self = Self::new(self.dropped_at);
         }
     }
 

@@ -3,6 +3,8 @@
 #[cfg(feature = "memory")]
 mod direct;
 #[cfg(feature = "memory")]
+mod key_hasher;
+#[cfg(feature = "memory")]
 mod lock;
 #[cfg(feature = "memory")]
 mod memory;
@@ -10,6 +12,8 @@ mod memory;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(all(feature = "memory", feature = "serde"))]
+mod snapshot;
 #[cfg(feature = "memory")]
 mod table;
 #[cfg(feature = "memory")]
@@ -21,8 +25,10 @@ pub use direct::Direct;
 pub use memory::Memory;
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisKey};
+#[cfg(all(feature = "memory", feature = "serde"))]
+pub use snapshot::Snapshot;
 #[cfg(feature = "memory")]
-pub use tiered::TieredMemory;
+pub use tiered::{Dated, TieredMemory};
 
 use crate::algorithm::Algorithm;
 #[cfg(feature = "memory")]

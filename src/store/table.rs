@@ -71,6 +71,18 @@ impl<T: Default> Table<T> {
         taken.for_each(|place| change(&mut place.state));
     }
 
+    /// Each state, behind its key's fingerprint.
+    #[cfg(feature = "serde")]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
+        let taken = self.places.iter().filter(|place| place.fingerprint != VACANT);
+        taken.map(|place| (place.fingerprint, &place.state))
+    }
+
+    /// Each state, behind its key's fingerprint.
+    pub(super) fn into_states(self) -> impl Iterator<Item = (u64, T)> {
+        self.taken().map(|place| (place.fingerprint, place.state))
+    }
+
     /// Puts in the state of a key that has none. Where there is no room, the states that are not
     /// to `keep` are dropped; returns how many in that case.
     pub(super) fn insert(

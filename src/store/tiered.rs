@@ -1,10 +1,14 @@
 use super::memory::Memory;
 #[cfg(feature = "tokio")]
 use super::queue::{self, Queued, Queues};
+#[cfg(feature = "serde")]
+use super::snapshot::Snapshot;
 use super::{InProcess, Store};
 use crate::algorithm::{Algorithm, Binding, Description, Origin, Standing, Wait};
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
+#[cfg(feature = "serde")]
+use crate::error::Error;
 #[cfg(feature = "tokio")]
 use crate::limiter::Limits;
 use crate::operation::Operation;
@@ -83,6 +87,61 @@ impl<T: Clone + Default + Send + Sync, C: Clock> TieredMemory<T, C> {
     /// [`Limiter::shrink_to_fit`](crate::Limiter::shrink_to_fit).
     pub fn shrink_to_fit(&self) {
         self.0.memory.shrink(|state, now| state.fresh_after(now) > 0);
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<T: Clone + Default + Send, C: Clock> TieredMemory<T, C> {
+    /// All that is used, so that it can be [restored](Self::restore) after a restart: see
+    /// [`Limiter::snapshot`](crate::Limiter::snapshot).
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<Dated<T>> {
+        self.0.memory.snapshot(|state, now| state.fresh_after(now) > 0)
+    }
+
+    /// A store in which as much is used as there was when the snapshot was taken: see
+    /// [`Limiter::restore`](crate::Limiter::restore). Which limits it will be asked for is not known
+    /// here: they must be able to read the states.
+    ///
+    /// ```
+    /// use tollgate::{Limiter, MonotonicClock, Policy, TieredMemory};
+    ///
+    /// let store = TieredMemory::default();
+    /// let limiter = Limiter::with_store("10/hour".parse::<Policy>()?, store.clone());
+    /// assert!(limiter.check_n("alice", 10).is_allowed());
+    /// let text = serde_json::to_string(&store.snapshot())?;
+    ///
+    /// let snapshot = serde_json::from_str(&text)?;
+    /// let store = TieredMemory::restore(MonotonicClock::default(), snapshot)?;
+    /// let limiter = Limiter::with_store("10/hour".parse::<Policy>()?, store);
+    /// assert!(!limiter.check("alice").is_allowed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where this program hashes keys otherwise than the one that took the snapshot, and where the
+    /// snapshot is not what a store can have written.
+    pub fn restore(clock: C, snapshot: Snapshot<Dated<T>>) -> Result<Self, Error> {
+        Ok(Self::of(Memory::restore(clock, snapshot)?))
+    }
+
+    /// The same for no more than so many keys at a time: see
+    /// [`Limiter::max_keys`](crate::Limiter::max_keys).
+    ///
+    /// # Errors
+    ///
+    /// As [`restore`](Self::restore).
+    ///
+    /// # Panics
+    ///
+    /// Where `keys` is 0.
+    pub fn restore_with_max_keys(
+        clock: C,
+        keys: usize,
+        snapshot: Snapshot<Dated<T>>,
+    ) -> Result<Self, Error> {
+        Ok(Self::of(Memory::restore(clock, snapshot)?.max_keys(keys)))
     }
 }
 
@@ -187,9 +246,10 @@ impl<A: Algorithm, C: Clock> Queued<A> for TieredMemory<A::State, C> {
     }
 }
 
-/// A state, and the instant from which on it says nothing.
+/// What a [`TieredMemory`] keeps for a key: a state, and the instant from which on it says nothing.
 #[derive(Clone, Debug, Default)]
-struct Dated<T> {
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Dated<T> {
     state: T,
     fresh_at: Tick,
 }
