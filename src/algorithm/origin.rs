@@ -1,7 +1,6 @@
 //! When units were taken that are given back.
 
 use crate::clock::Tick;
-#[cfg(feature = "redis")]
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -98,9 +97,8 @@ impl Receipt {
         Self { request_id: OnceLock::from(Box::from(id)), ..Self::new() }
     }
 
-    /// The id, or a random one.
-    #[cfg(feature = "redis")]
-    pub(crate) fn request_id(&self) -> &str {
+    /// The id of the request, or a random one, always the same.
+    pub fn request_id(&self) -> &str {
         self.request_id.get_or_init(|| {
             let [high, low] = [(); 2].map(|()| RandomState::new().hash_one(()));
             format!("{high:016x}{low:016x}").into()

@@ -45,14 +45,6 @@ impl<A: Algorithm, C: Clock> Limiter<A, Memory<A::State, C>> {
         Self::with_store(algorithm, Memory::new(clock))
     }
 
-    /// The same limiter with at most so many who [wait](Acquire) for one key, 10,000 unless set;
-    /// with 0 nobody waits.
-    #[cfg(feature = "tokio")]
-    #[must_use]
-    pub fn max_waiters(self, waiters: usize) -> Self {
-        Self { store: self.store.max_waiters(waiters), ..self }
-    }
-
     /// Drops the states that say nothing any more and gives the memory back: for after a
     /// peak. It is never necessary, and takes time in proportion to the keys in memory.
     ///
@@ -100,6 +92,14 @@ impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
     #[must_use]
     pub fn max_keys(self, keys: usize) -> Self {
         Self { store: self.store.max_keys(keys), ..self }
+    }
+
+    /// The same limiter with at most so many who [wait](Acquire) for one key, 10,000 unless set;
+    /// with 0 nobody waits.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn max_waiters(self, waiters: usize) -> Self {
+        Self { store: self.store.max_waiters(waiters), ..self }
     }
 }
 

@@ -13,7 +13,7 @@ mod reservation;
 
 #[cfg(feature = "tokio")]
 pub use acquire::Acquire;
-#[cfg(feature = "tokio")]
+#[cfg(all(feature = "memory", feature = "tokio"))]
 pub(crate) use acquire::OnDrop;
 #[cfg(feature = "memory")]
 pub use exceptions::Exceptions;

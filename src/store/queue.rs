@@ -257,24 +257,20 @@ where
             let queues = store.queues();
             let _leave = OnDrop(|| queues.leave(fingerprint, place.ticket));
             loop {
-                let next = serve(store, fingerprint, place.ticket, &ask);
-                let until = match next {
+                let turn_at = match serve(store, fingerprint, place.ticket, &ask) {
                     Next::Gone(decision) => break decision,
                     Next::NotYet(wait) => wait.map(|wait| Instant::now() + wait),
                 };
-                let woken = match (until, deadline) {
-                    (Some(until), Some(deadline)) if until > deadline => None,
-                    (Some(until), _) => {
-                        // Whether it is its turn or woken before, it looks again.
-                        let _ = timeout_at(until, place.turn.notified()).await;
-                        Some(())
+                let mut is_late = turn_at.is_some() && deadline.is_some() && turn_at > deadline;
+                match turn_at.or(deadline) {
+                    _ if is_late => {}
+                    None => place.turn.notified().await,
+                    Some(until) => {
+                        let woken = timeout_at(until, place.turn.notified()).await;
+                        is_late = turn_at.is_none() && woken.is_err();
                     }
-                    (None, Some(deadline)) => {
-                        timeout_at(deadline, place.turn.notified()).await.ok()
-                    }
-                    (None, None) => Some(place.turn.notified().await),
-                };
-                if woken.is_none() {
+                }
+                if is_late {
                     queues.leave(fingerprint, place.ticket);
                     let peek = Operation::Peek(n);
                     break limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
