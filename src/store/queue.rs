@@ -247,17 +247,18 @@ where
     K: Sync + ?Sized,
 {
     let receipt = Receipt::new();
-    let ask = |at| {
-        let reserve = Operation::Reserve(n, &receipt);
-        limits.with(key, |algorithm| store.apply_at(algorithm, fingerprint, reserve, at))
-    };
-    let decision = match enter(store, limits, key, fingerprint, n, deadline, &ask) {
+    let asked = Asked { fingerprint, n, receipt: &receipt };
+    // Limits are looked up before a queue is locked, never within.
+    let entered = limits.with(key, |algorithm| enter(store, algorithm, &asked, deadline));
+    let decision = match entered {
         Ok(decision) => decision,
         Err(place) => {
             let queues = store.queues();
             let _leave = OnDrop(|| queues.leave(fingerprint, place.ticket));
             loop {
-                let turn_at = match serve(store, fingerprint, place.ticket, &ask) {
+                let next =
+                    limits.with(key, |algorithm| serve(store, algorithm, &asked, place.ticket));
+                let turn_at = match next {
                     Next::Gone(decision) => break decision,
                     Next::NotYet(wait) => wait.map(|wait| Instant::now() + wait),
                 };
@@ -273,7 +274,12 @@ where
                 if is_late {
                     queues.leave(fingerprint, place.ticket);
                     let peek = Operation::Peek(n);
-                    break limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
+                    let peeked =
+                        limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
+                    break match peeked.outcome {
+                        Outcome::Denied(_) | Outcome::Never => peeked,
+                        _ => peeked.refused(Duration::from_micros(1)),
+                    };
                 }
             }
         }
@@ -298,6 +304,19 @@ where
     decision
 }
 
+/// What somebody waits for.
+struct Asked<'r> {
+    fingerprint: u64,
+    n: u64,
+    receipt: &'r Receipt,
+}
+
+impl Asked<'_> {
+    fn take<S: Queued<A>, A: Algorithm>(&self, store: &S, algorithm: &A, at: Tick) -> Decision {
+        store.apply_at(algorithm, self.fingerprint, Operation::Reserve(self.n, self.receipt), at)
+    }
+}
+
 /// A place in a queue.
 struct Place {
     ticket: u64,
@@ -306,27 +325,19 @@ struct Place {
 
 /// Decides at once where nobody waits and the units are there, or where waiting is no use;
 /// otherwise returns a place in the queue.
-fn enter<S, A, L, K>(
+fn enter<S: Queued<A>, A: Algorithm>(
     store: &S,
-    limits: &L,
-    key: &K,
-    fingerprint: u64,
-    n: u64,
+    algorithm: &A,
+    asked: &Asked<'_>,
     deadline: Option<Instant>,
-    ask: &impl Fn(Tick) -> Decision,
-) -> Result<Decision, Place>
-where
-    S: Queued<A>,
-    A: Algorithm,
-    L: Limits<K, Algorithm = A>,
-    K: ?Sized,
-{
+) -> Result<Decision, Place> {
+    let &Asked { fingerprint, n, .. } = asked;
     let queues = store.queues();
     let longest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let entry = queues.by_key().entry(fingerprint);
     let now = store.now();
     if n == 0 {
-        return Ok(ask(now));
+        return Ok(asked.take(store, algorithm, now));
     }
     let in_time = |wait: Duration| longest.is_none_or(|longest| wait <= longest);
     let place = |queue: &mut Queue<A::State>| {
@@ -337,7 +348,7 @@ where
     };
     match entry {
         Entry::Vacant(entry) => {
-            let decision = ask(now);
+            let decision = asked.take(store, algorithm, now);
             match decision.outcome {
                 Outcome::Denied(wait) if in_time(wait) && queues.max_waiters > 0 => {
                     queues.len.fetch_add(1, Relaxed);
@@ -347,7 +358,7 @@ where
                 _ => Ok(decision),
             }
         }
-        Entry::Occupied(mut entry) => limits.with(key, |algorithm| {
+        Entry::Occupied(mut entry) => {
             let queue = entry.get_mut();
             let refused = refused(store, algorithm, fingerprint, queue, n, now);
             match refused.outcome {
@@ -360,7 +371,7 @@ where
                 }
                 _ => Ok(refused),
             }
-        }),
+        }
     }
 }
 
@@ -373,13 +384,14 @@ enum Next {
 }
 
 /// Lets a waiter go, if it is the first one and there are units for it.
-fn serve<S, A>(store: &S, fingerprint: u64, ticket: u64, ask: &impl Fn(Tick) -> Decision) -> Next
-where
-    S: Queued<A>,
-    A: Algorithm,
-{
+fn serve<S: Queued<A>, A: Algorithm>(
+    store: &S,
+    algorithm: &A,
+    asked: &Asked<'_>,
+    ticket: u64,
+) -> Next {
     let queues = store.queues();
-    let Some(mut queue) = queues.by_key().get_mut(&fingerprint) else {
+    let Some(mut queue) = queues.by_key().get_mut(&asked.fingerprint) else {
         unreachable!("a queue is there while somebody waits in it");
     };
     if queue.waiters.front().is_none_or(|first| first.ticket != ticket) {
@@ -393,13 +405,13 @@ where
         queue.behind = None;
     }
     loop {
-        let decision = ask(at);
+        let decision = asked.take(store, algorithm, at);
         let Outcome::Denied(wait) = decision.outcome else {
             queue.served_until = at;
             queue.waiters.pop_front();
             queue.wake_first();
             drop(queue);
-            queues.leave(fingerprint, ticket);
+            queues.leave(asked.fingerprint, ticket);
             return Next::Gone(decision);
         };
         at = at.saturating_add(micros(wait));
