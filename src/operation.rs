@@ -52,84 +52,92 @@ impl Operation<'_> {
     #[inline]
     pub fn apply<A: Algorithm>(self, algorithm: &A, state: &mut A::State, now: Tick) -> Decision {
         let now = now.min(Tick::MAX);
-        let room = algorithm.room(state, now);
-        let (asked, outcome, granted) = match self {
-            Self::Check(n) | Self::Reserve(n, _) => {
-                let outcome = verdict(algorithm, state, n, room, now);
-                let granted = if outcome.admits() { n } else { 0 };
-                (n, outcome, granted)
-            }
-            Self::Peek(n) => (n, verdict(algorithm, state, n, room, now), 0),
-            Self::TakeUpTo(n) => {
-                let available = n.min(room);
-                let asked = if n == 0 { 0 } else { available.max(1) };
-                (asked, verdict(algorithm, state, asked, room, now), available)
-            }
-            Self::Debit(n) => (0, Outcome::Allowed, n),
-            Self::Settle(_, receipt) if receipt.is_settled() => (0, Outcome::Allowed, 0),
-            Self::Settle(cost, receipt) => {
-                (0, Outcome::Allowed, cost.saturating_sub(receipt.units()))
-            }
-            Self::Refund(_) | Self::Reset => (0, Outcome::Allowed, 0),
-        };
-        let mut taken = granted;
         match self {
-            Self::Refund(1..) | Self::Settle(..) | Self::Reserve(..) => {
-                taken = self.correct(algorithm, state, granted, now);
-            }
-            Self::Reset => *state = A::State::default(),
-            _ => {}
-        }
-
-        let standing = algorithm.charge(state, taken, now);
-        let (limit, binding) = if algorithm.limit_count() == 1 {
-            (algorithm.limit(), 0)
-        } else {
-            let wanted = if outcome.admits() { 0 } else { asked };
-            let binding = algorithm.binding(state, wanted, now);
-            (binding.limit, binding.index)
-        };
-        Decision {
-            outcome,
-            granted,
-            limit,
-            remaining: standing.room,
-            reset_after_micros: standing.fresh_after,
-            next_after_micros: standing.next_after,
-            binding,
+            Self::Check(n) => check(algorithm, state, n, now),
+            _ => self.apply_rare(algorithm, state, now),
         }
     }
 
-    /// What operations do that do not only take, where so many units are `granted`; returns how many
-    /// of them are still to be taken.
+    /// All but the one that must be fast.
     #[inline(never)]
-    fn correct<A: Algorithm>(
-        self,
-        algorithm: &A,
-        state: &mut A::State,
-        granted: u64,
-        now: Tick,
-    ) -> u64 {
+    fn apply_rare<A: Algorithm>(self, algorithm: &A, state: &mut A::State, now: Tick) -> Decision {
+        let room = algorithm.room(state, now);
         match self {
-            Self::Refund(n) => algorithm.give_back(state, n, None, now),
-            Self::Reserve(_, receipt) if granted > 0 => {
+            Self::Check(n) => return check(algorithm, state, n, now),
+            Self::Peek(n) => {
+                let outcome = verdict(algorithm, state, n, room, now);
+                return charge(algorithm, state, outcome, n, 0, now);
+            }
+            Self::TakeUpTo(n) => {
+                let available = n.min(room);
+                let asked = if n == 0 { 0 } else { available.max(1) };
+                let outcome = verdict(algorithm, state, asked, room, now);
+                return charge(algorithm, state, outcome, asked, available, now);
+            }
+            Self::Debit(n) => return charge(algorithm, state, Outcome::Allowed, 0, n, now),
+            Self::Reserve(n, receipt) => {
                 let mut fresh_after = Vec::new();
                 algorithm.each_fresh_after(state, now, &mut fresh_after);
-                receipt.set(granted, now, fresh_after);
-                return granted;
+                let decision = check(algorithm, state, n, now);
+                if decision.granted > 0 {
+                    receipt.set(decision.granted, now, fresh_after);
+                }
+                return decision;
             }
-            Self::Settle(cost, receipt) if !receipt.is_settled() => {
+            Self::Refund(0) => {}
+            Self::Refund(n) => algorithm.give_back(state, n, None, now),
+            Self::Reset => *state = A::State::default(),
+            Self::Settle(_, receipt) if receipt.is_settled() => {}
+            Self::Settle(cost, receipt) => {
                 receipt.set_settled();
-                let excess = receipt.units().saturating_sub(cost);
-                if granted > 0 {
-                    algorithm.overdraw(state, granted, now);
+                let (missing, excess) =
+                    (cost.saturating_sub(receipt.units()), receipt.units().saturating_sub(cost));
+                if missing > 0 {
+                    algorithm.overdraw(state, missing, now);
+                    let standing = charge(algorithm, state, Outcome::Allowed, 0, 0, now);
+                    return Decision { granted: missing, ..standing };
                 } else if excess > 0 {
                     algorithm.give_back(state, excess, receipt.origin(), now);
                 }
             }
-            _ => {}
         }
-        0
+        charge(algorithm, state, Outcome::Allowed, 0, 0, now)
+    }
+}
+
+#[inline]
+fn check<A: Algorithm>(algorithm: &A, state: &mut A::State, n: u64, now: Tick) -> Decision {
+    let outcome = verdict(algorithm, state, n, algorithm.room(state, now), now);
+    let granted = if outcome.admits() { n } else { 0 };
+    charge(algorithm, state, outcome, n, granted, now)
+}
+
+/// Takes what is granted, and tells how things stand then.
+#[inline]
+fn charge<A: Algorithm>(
+    algorithm: &A,
+    state: &mut A::State,
+    outcome: Outcome,
+    asked: u64,
+    granted: u64,
+    now: Tick,
+) -> Decision {
+    let standing = algorithm.charge(state, granted, now);
+    let (limit, binding) = if algorithm.limit_count() == 1 {
+        (algorithm.limit(), 0)
+    } else {
+        let wanted = if outcome.admits() { 0 } else { asked };
+        let binding = algorithm.binding(state, wanted, now);
+        (binding.limit, binding.index)
+    };
+    Decision {
+        outcome,
+        granted,
+        limit,
+        remaining: standing.room,
+        reset_after_micros: standing.fresh_after,
+        next_after_micros: standing.next_after,
+        binding,
     }
 }
 

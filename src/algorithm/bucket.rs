@@ -155,12 +155,6 @@ impl Bucket {
         Some(Duration::from_micros(u64::try_from(exact).ok()?))
     }
 
-    /// Whole units regained within so many ticks.
-    #[inline]
-    fn regained(&self, ticks: u64) -> u64 {
-        mul_div_floor(ticks, self.units.get(), self.ticks)
-    }
-
     #[inline]
     pub(super) fn room(&self, state: &BucketState, now: Tick) -> u64 {
         self.capacity.saturating_sub(self.used(state, now))
@@ -169,9 +163,8 @@ impl Bucket {
     /// The level now, rounded up.
     #[inline]
     fn used(&self, state: &BucketState, now: Tick) -> u64 {
-        let level = self.level(state);
-        let elapsed = now.max(level.last).micros_since(level.since);
-        level.used.saturating_sub(self.regained(elapsed))
+        let (level, regained) = self.at(self.level(state), now);
+        level.used - regained
     }
 
     /// What the state says under this quota, which may not be the one that it was written under.
@@ -281,15 +274,16 @@ impl Bucket {
     #[inline]
     fn at(&self, level: Level, now: Tick) -> (Level, u64) {
         let last = now.max(level.last);
-        let elapsed = last.micros_since(level.since);
-        let regained = self.regained(elapsed);
-        if regained >= level.used {
+        let (spans, rest) = self.ticks.div_rem(last.micros_since(level.since));
+        let used = level.used.saturating_sub(spans.saturating_mul(self.units.get()));
+        let regained = match self.units.get() {
+            1 => 0,
+            units => mul_div_floor(rest, units, self.ticks),
+        };
+        if used <= regained {
             return (Level { used: 0, since: last, last }, 0);
         }
-        let (spans, _) = self.ticks.div_rem(elapsed);
-        let units = spans * self.units.get();
-        let since = level.since.saturating_add(spans * self.ticks.get());
-        (Level { used: level.used - units, since, last }, regained - units)
+        (Level { used, since: Tick::from_stored(last.as_micros() - rest), last }, regained)
     }
 }
 
