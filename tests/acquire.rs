@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, advance, sleep, timeout};
 use tollgate::{
-    Carry, Decision, Limiter, Live, Memory, Outcome, Policy, PolicyState, RateLimiter, Tick,
-    TieredMemory, TokioClock,
+    Carry, Decision, Limiter, Live, ManualClock, Memory, Outcome, Policy, PolicyState, RateLimiter,
+    Tick, TieredMemory, TokioClock,
 };
 
 type Limits = Limiter<Policy, Memory<PolicyState, TokioClock>>;
@@ -240,8 +240,42 @@ async fn without_keys_for_tiers_and_under_limits_that_change() {
         async move { live.acquire("k").within(Duration::from_secs(4_000)).await }
     });
     yield_now().await;
+    let start = Instant::now();
     live.replace_with(parse("token_bucket 1/s burst 5"), Carry::Reset);
     assert!(waiting.await.unwrap().is_allowed());
+    assert!(start.elapsed() <= Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+/// Waits without end, and a clock that stands still, are foreseen in a few steps.
+#[tokio::test(start_paused = true)]
+async fn long_queues_beyond_the_end_of_time_are_foreseen_at_once() {
+    let limiter = limiter("token_bucket 1/400d burst 40");
+    assert!(limiter.check_n("k", 40).is_allowed());
+    let mut tasks = JoinSet::new();
+    for name in 0..40 {
+        spawn(&mut tasks, &limiter, name, 40).await;
+    }
+    assert!(!limiter.check("k").is_allowed());
+
+    let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
+    let limiter = Limiter::with_clock(parse("token_bucket 100000/s burst 1"), clock.clone());
+    assert!(limiter.check("k").is_allowed());
+    clock.set(Tick::from_micros(MIDNIGHT - 3_600_000_000));
+    let refused = limiter.acquire("k").within(millis(0)).await;
+    assert!(!refused.is_allowed());
+    assert!(timeout(millis(5), limiter.acquire("k").into_future()).await.is_err());
+}
+
+/// What a leaky bucket's own queue adds is in time or not, too.
+#[tokio::test(start_paused = true)]
+async fn a_leaky_buckets_delay_is_foreseen() {
+    let limiter = limiter("leaky_bucket 10/s capacity 10");
+    assert!(limiter.check_n("k", 10).is_allowed());
+    let start = Instant::now();
+    let refused = limiter.acquire("k").within(millis(500)).await;
+    assert_eq!((refused.is_allowed(), start.elapsed()), (false, Duration::ZERO));
+    let granted = limiter.acquire("k").within(millis(1_000)).await;
+    assert_eq!((granted.outcome(), start.elapsed()), (Outcome::Allowed, millis(1_000)));
 }
 
 /// By the trait, as the layer and boxed limiters do.

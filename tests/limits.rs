@@ -9,7 +9,7 @@ use std::time::Duration;
 use tollgate::{
     All, Carry, Clock, Exceptions, FixedWindow, Immediate, Limiter, Live, ManualClock, Memory,
     MonotonicClock, Operation, Outcome, PerKey, Policy, PolicyState, Quota, RateLimiter,
-    SlidingLog, Tick, TieredMemory, TokenBucket,
+    Reservation, SlidingLog, Tick, TieredMemory, TokenBucket,
 };
 
 fn clock() -> ManualClock {
@@ -246,6 +246,10 @@ async fn exceptions_are_blocked_or_exempt() {
     assert!(!check("mallory", 1).is_allowed());
     clock.advance(Duration::from_micros(1));
     assert_eq!(check("mallory", 1).remaining(), 1);
+
+    let reservation = Reservation::take_now(&limiter, "probe", 2);
+    assert_eq!(reservation.settle_now(500).limit(), 2);
+    assert_eq!(limiter.limiter().peek("probe").remaining(), 2);
 
     // Exempt comes first; neither list charges anything.
     limiter.block("probe".to_owned(), Duration::MAX);

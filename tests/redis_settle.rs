@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tollgate::{Limiter, Operation, Policy, RateLimiter, Receipt, Redis, Reservation};
+use tollgate::{Limiter, Live, Operation, Policy, RateLimiter, Receipt, Redis, Reservation};
 
 async fn limiter(server: &Server, policy: &str) -> Limiter<Policy, Redis> {
     let store = Redis::connect(&server.url()).await.unwrap();
@@ -72,6 +72,14 @@ async fn a_request_is_charged_once() {
                 assert!(after.is_allowed());
             }
         }
+        // Also one whose estimate was exact.
+        let exact = Receipt::for_request("exact");
+        let _ = limiter.decide("k", Operation::Reserve(1, &exact)).await.unwrap();
+        let _ = limiter.decide("k", Operation::Settle(1, &exact)).await.unwrap();
+        let again = Receipt::for_request("exact");
+        let after = limiter.decide("k", Operation::Settle(1, &again)).await.unwrap();
+        assert_eq!(after.limit() - after.remaining(), 7, "{policy}");
+        let _ = limiter.refund("k", 1).await.unwrap();
         // One receipt, settled again and again.
         let receipt = Receipt::new();
         let _ = limiter.decide("k", Operation::Reserve(3, &receipt)).await.unwrap();
@@ -85,6 +93,26 @@ async fn a_request_is_charged_once() {
         let ttl: u64 = SHARED.cli(&["PTTL", key]).parse().expect("a request is forgotten");
         assert!((500_000..=600_000).contains(&ttl));
     }
+}
+
+/// What was taken by other limits is not given back to those that have replaced them.
+#[tokio::test]
+async fn nothing_is_given_back_to_other_limits() {
+    let store = Redis::connect(&SHARED.url()).await.unwrap().prefix(&prefix());
+    let limiter = Limiter::with_store(Live::new(parse("token_bucket 100/d")), store);
+    let reservations = [
+        limiter.reserve("k", 50).await.unwrap(),
+        limiter.reserve("k", 40).await.unwrap(),
+        limiter.reserve("k", 10).await.unwrap(),
+    ];
+    limiter.replace(parse("fixed_window 100/d; sliding_log 200/d"));
+    assert!(limiter.check_n("k", 60).await.unwrap().is_allowed());
+    let [less, more, dropped] = reservations;
+    assert_eq!(less.settle(5).await.unwrap().remaining(), 40);
+    assert_eq!(more.settle(45).await.unwrap().remaining(), 35);
+    drop(dropped);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(limiter.peek("k").await.unwrap().remaining(), 35);
 }
 
 /// The server runs the first call after its answer was given up, and the repetitions too.

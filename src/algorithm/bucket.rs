@@ -264,7 +264,8 @@ impl Bucket {
         let since = level.since.saturating_add(ticks);
         // As a number of spans later as it takes to be in the past.
         let spans = since.micros_since(now).div_ceil(self.ticks.get());
-        let used = (level.used + spans * self.units.get()).saturating_sub(n);
+        let used =
+            level.used.saturating_add(spans.saturating_mul(self.units.get())).saturating_sub(n);
         let since = since.as_micros().saturating_sub(spans * self.ticks.get());
         Level { used, since: Tick::from_stored(since), ..level }
     }

@@ -45,6 +45,8 @@ impl<'r> Origin<'r> {
 /// What [`Operation::Reserve`](crate::Operation::Reserve) has taken, for
 /// [`Operation::Settle`](crate::Operation::Settle).
 ///
+/// It is for one reservation of one key at one limiter.
+///
 /// In Redis, what is settled by one receipt counts once, even if the call is repeated because its
 /// answer was lost. So does what is settled by receipts of one request, in whatever process: give
 /// them its id.
@@ -68,6 +70,9 @@ impl<'r> Origin<'r> {
 pub struct Receipt {
     taken: OnceLock<Taken>,
     settled: AtomicBool,
+    /// The key in Redis that they were taken at.
+    #[cfg(feature = "redis")]
+    key: OnceLock<Box<[u8]>>,
     request_id: OnceLock<Box<str>>,
 }
 
@@ -86,6 +91,8 @@ impl Receipt {
         Self {
             taken: OnceLock::new(),
             settled: AtomicBool::new(false),
+            #[cfg(feature = "redis")]
+            key: OnceLock::new(),
             request_id: OnceLock::new(),
         }
     }
@@ -116,6 +123,12 @@ impl Receipt {
     pub fn origin(&self) -> Option<Origin<'_>> {
         let taken = self.taken.get()?;
         Some(Origin { taken_at: taken.at, fresh_after: &taken.fresh_after })
+    }
+
+    /// Whether what it is for was taken at this key, or nowhere yet.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_for(&self, key: &[u8]) -> bool {
+        &**self.key.get_or_init(|| key.into()) == key
     }
 
     /// Whether it has been settled, which counts once.

@@ -24,8 +24,15 @@ use tokio::time::{Instant, sleep};
 /// **Elsewhere**, as in Redis, it asks, sleeps for as long as it is told and up to a tenth longer,
 /// and asks again, 20 times at most; then it is denied. Of several that wait, any may come first.
 ///
-/// Whoever drops the future leaves the queue, and gives back what it was granted but has not been
-/// told of. Sleeping is up to tokio's timer, which is exact to a millisecond.
+/// A [`LeakyBucket`](crate::LeakyBucket)'s delay is waited for too, and is in time or not. In Redis it
+/// is known only once the place in that queue is taken, which is then given back.
+///
+/// Whoever drops the future leaves the queue, and gives back a place in a leaky bucket's. (In Redis,
+/// what is being asked for at that moment may be charged all the same.) A future that was polled once
+/// keeps its place in the queue: one that is not polled any more, and not dropped, lets nobody pass.
+///
+/// Sleeping is up to tokio's timer, which is exact to a millisecond. Where limits are replaced, those
+/// who wait notice within a second.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -111,7 +118,7 @@ where
                     OnDrop(|| limiter.decide_later(key, Operation::Settle(0, &receipt)));
                 sleep(delay).await;
                 mem::forget(give_back);
-                return Ok(decision);
+                return Ok(Decision { outcome: Outcome::Allowed, ..decision });
             }
             Outcome::Delayed(delay) => {
                 let after = limiter.decide(key, Operation::Settle(0, &receipt)).await?;

@@ -108,6 +108,12 @@ impl<K: Eq + Hash, L, C: Clock> Exceptions<K, L, C> {
         Q: Hash + Eq + ?Sized,
         L: RateLimiter<Q>,
     {
+        if let Operation::Settle(_, receipt) = operation
+            && receipt.units() == 0
+            && self.exempt.contains(key)
+        {
+            return Some(self.admitted(key, 0));
+        }
         let (Operation::Check(n @ 1..)
         | Operation::Peek(n @ 1..)
         | Operation::TakeUpTo(n @ 1..)
@@ -124,29 +130,36 @@ impl<K: Eq + Hash, L, C: Clock> Exceptions<K, L, C> {
                 micros => Some(micros),
             }
         };
-        let limits = self.limiter.describe_for(key).unwrap_or_else(|| self.limiter.describe());
-        let limit = limits.iter().map(|limit| limit.limit).min().unwrap_or(n);
         let granted = if matches!(operation, Operation::Peek(_)) { 0 } else { n };
+        let admitted = self.admitted(key, granted);
         Some(match blocked_for {
-            None => Decision {
-                outcome: Outcome::Allowed,
-                granted,
-                limit,
-                remaining: limit,
-                reset_after_micros: 0,
-                next_after_micros: None,
-                binding: 0,
-            },
+            None => admitted,
             Some(micros) => Decision {
                 outcome: Outcome::Denied(Duration::from_micros(micros)),
                 granted: 0,
-                limit,
                 remaining: 0,
                 reset_after_micros: micros,
                 next_after_micros: Some(micros),
-                binding: 0,
+                ..admitted
             },
         })
+    }
+
+    fn admitted<Q: ?Sized>(&self, key: &Q, granted: u64) -> Decision
+    where
+        L: RateLimiter<Q>,
+    {
+        let limits = self.limiter.describe_for(key).unwrap_or_else(|| self.limiter.describe());
+        let limit = limits.iter().map(|limit| limit.limit).min().unwrap_or(granted);
+        Decision {
+            outcome: Outcome::Allowed,
+            granted,
+            limit,
+            remaining: limit,
+            reset_after_micros: 0,
+            next_after_micros: None,
+            binding: 0,
+        }
     }
 }
 

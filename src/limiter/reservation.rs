@@ -9,7 +9,8 @@ use std::ops::Deref;
 ///
 /// A reservation that is dropped gives its units back. Whatever is given back goes where it was taken
 /// from: what no longer counts there is not given to anybody. Units that were refused are not held:
-/// [`decision`](Self::decision) tells.
+/// [`decision`](Self::decision) tells. A [`reset`](crate::RateLimiter::reset) of the key does not know
+/// of reservations: what is given back afterwards comes out of what others have taken since.
 ///
 /// In process, `limiter.reserve(key, n)` makes one, and it is settled by
 /// [`settle_now`](Self::settle_now):
@@ -44,7 +45,8 @@ where
     key: Q,
     receipt: Receipt,
     decision: Decision,
-    is_settled: bool,
+    /// What is still to be settled when this is dropped.
+    unsettled: Option<u64>,
 }
 
 impl<P, Q> Reservation<P, Q>
@@ -64,7 +66,7 @@ where
     ) -> Result<Self, <P::Target as RateLimiter<Q::Target>>::Error> {
         let receipt = Receipt::new();
         let decision = limiter.decide(&key, Operation::Reserve(n, &receipt)).await?;
-        Ok(Self { limiter, key, receipt, decision, is_settled: false })
+        Ok(Self { limiter, key, receipt, decision, unsettled: Some(0) })
     }
 
     /// What the limiter answered.
@@ -82,8 +84,11 @@ where
         mut self,
         cost: u64,
     ) -> Result<Decision, <P::Target as RateLimiter<Q::Target>>::Error> {
-        self.is_settled = true;
-        self.limiter.decide(&self.key, Operation::Settle(cost, &self.receipt)).await
+        // Were this dropped while it waits for the answer, it would be settled all the same.
+        self.unsettled = Some(cost);
+        let settled = self.limiter.decide(&self.key, Operation::Settle(cost, &self.receipt)).await;
+        self.unsettled = None;
+        settled
     }
 }
 
@@ -107,12 +112,12 @@ where
     pub fn take_now(limiter: P, key: Q, n: u64) -> Self {
         let receipt = Receipt::new();
         let decision = limiter.decide_at_once(&key, Operation::Reserve(n, &receipt));
-        Self { limiter, key, receipt, decision, is_settled: false }
+        Self { limiter, key, receipt, decision, unsettled: Some(0) }
     }
 
     /// As [`settle`](Self::settle), of a limiter in process.
     pub fn settle_now(mut self, cost: u64) -> Decision {
-        self.is_settled = true;
+        self.unsettled = None;
         self.limiter.decide_at_once(&self.key, Operation::Settle(cost, &self.receipt))
     }
 }
@@ -123,8 +128,10 @@ where
     Q: Deref,
 {
     fn drop(&mut self) {
-        if !self.is_settled && self.receipt.units() > 0 {
-            self.limiter.decide_later(&self.key, Operation::Settle(0, &self.receipt));
+        if let Some(cost) = self.unsettled
+            && cost != self.receipt.units()
+        {
+            self.limiter.decide_later(&self.key, Operation::Settle(cost, &self.receipt));
         }
     }
 }

@@ -48,7 +48,12 @@ impl<T: Default, C: Clock> Direct<T, C> {
             return queue::apply(self, algorithm, ONE_KEY, operation);
         }
         let now = self.clock.now();
-        operation.apply(algorithm, &mut self.state.lock(), now)
+        let decision = operation.apply(algorithm, &mut self.state.lock(), now);
+        #[cfg(feature = "tokio")]
+        if queue::changes_turns(operation) {
+            self.queues.changed(ONE_KEY);
+        }
+        decision
     }
 }
 

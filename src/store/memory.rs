@@ -297,7 +297,12 @@ impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for Memory<T, C> {
         if !self.queues.is_empty() {
             return queue::apply(self, algorithm, fingerprint, operation);
         }
-        self.apply_at(algorithm, fingerprint, operation, self.clock.now())
+        let decision = self.apply_at(algorithm, fingerprint, operation, self.clock.now());
+        #[cfg(feature = "tokio")]
+        if queue::changes_turns(operation) {
+            self.queues.changed(fingerprint);
+        }
+        decision
     }
 
     fn len(&self) -> usize {

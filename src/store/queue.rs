@@ -94,6 +94,16 @@ impl<T> Queues<T> {
         self.by_key.get_or_init(DashMap::new)
     }
 
+    /// Tells whoever waits for a key that its units have changed otherwise than by going.
+    pub(super) fn changed(&self, fingerprint: u64) {
+        if self.is_empty() {
+            return;
+        }
+        if let Some(mut queue) = self.by_key().get_mut(&fingerprint) {
+            queue.changed();
+        }
+    }
+
     /// Takes a waiter out of its queue, if it is still there, and the queue out of the table, if it
     /// was the last.
     fn leave(&self, fingerprint: u64, ticket: u64) {
@@ -121,6 +131,11 @@ impl<T> fmt::Debug for Queues<T> {
 }
 
 impl<T> Queue<T> {
+    fn changed(&mut self) {
+        self.behind = None;
+        self.wake_first();
+    }
+
     fn wake_first(&self) {
         if let Some(first) = self.waiters.front() {
             first.turn.notify_one();
@@ -147,20 +162,37 @@ impl<T: Clone> Queue<T> {
 }
 
 impl<T: Clone> Behind<T> {
-    /// Takes `n` units as soon as they are there; `None` where they never are.
+    /// Takes `n` units as soon as they are there, and tells when whoever takes them may go; `None`
+    /// where they never are there.
     fn take<A: Algorithm<State = T>>(&mut self, algorithm: &A, n: u64) -> Option<Tick> {
-        loop {
+        for _ in 0..MAX_ROUNDS {
             match Operation::Check(n).apply(algorithm, &mut self.state, self.at).outcome {
                 Outcome::Denied(wait) => self.at = self.at.saturating_add(micros(wait)),
                 Outcome::Never => return None,
-                Outcome::Allowed | Outcome::Delayed(_) => return Some(self.at),
+                Outcome::Allowed => return Some(self.at),
+                Outcome::Delayed(delay) => return Some(self.at.saturating_add(micros(delay))),
             }
         }
+        // Beyond the end of time, or long before the state's own.
+        algorithm.take(&mut self.state, n, self.at);
+        Some(self.at)
     }
 }
 
+/// One wait is exact, unless the clock has gone back and stands still.
+const MAX_ROUNDS: usize = 8;
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Whether those who wait must be told of an operation, even if they came only while it was done.
+#[inline]
+pub(super) const fn changes_turns(operation: Operation<'_>) -> bool {
+    matches!(
+        operation,
+        Operation::Debit(_) | Operation::Refund(_) | Operation::Reset | Operation::Settle(..)
+    )
 }
 
 /// Does `operation` in a store in which somebody waits, maybe for this key.
@@ -177,7 +209,11 @@ where
     let now = store.now();
     let queue = store.queues().by_key().get_mut(&fingerprint);
     let Some(mut queue) = queue else {
-        return store.apply_at(algorithm, fingerprint, operation, now);
+        let decision = store.apply_at(algorithm, fingerprint, operation, now);
+        if changes_turns(operation) {
+            store.queues().changed(fingerprint);
+        }
+        return decision;
     };
     match operation {
         Operation::Check(n @ 1..)
@@ -193,8 +229,7 @@ where
         | Operation::Reserve(..) => store.apply_at(algorithm, fingerprint, operation, now),
         Operation::Debit(_) | Operation::Refund(_) | Operation::Reset | Operation::Settle(..) => {
             let decision = store.apply_at(algorithm, fingerprint, operation, now);
-            queue.behind = None;
-            queue.wake_first();
+            queue.changed();
             decision
         }
     }
@@ -219,8 +254,9 @@ where
     }
     let behind = queue.behind(algorithm, || store.state(fingerprint), now);
     let ready_after = |n| {
-        let ready = behind.clone().take(algorithm, n).unwrap_or(behind.at);
-        ready.micros_since(now).max(1)
+        let mut after = behind.clone();
+        after.take(algorithm, n);
+        after.at.micros_since(now).max(1)
     };
     Decision {
         outcome: Outcome::Denied(Duration::from_micros(ready_after(n))),
@@ -258,17 +294,19 @@ where
             loop {
                 let next =
                     limits.with(key, |algorithm| serve(store, algorithm, &asked, place.ticket));
-                let turn_at = match next {
+                let wait = match next {
                     Next::Gone(decision) => break decision,
-                    Next::NotYet(wait) => wait.map(|wait| Instant::now() + wait),
+                    Next::NotYet(wait) => wait,
                 };
-                let mut is_late = turn_at.is_some() && deadline.is_some() && turn_at > deadline;
-                match turn_at.or(deadline) {
+                let now = Instant::now();
+                let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+                let mut is_late = wait.zip(left).is_some_and(|(wait, left)| wait > left);
+                match wait.map(|wait| now + wait.min(LONGEST_SLEEP)).or(deadline) {
                     _ if is_late => {}
                     None => place.turn.notified().await,
                     Some(until) => {
                         let woken = timeout_at(until, place.turn.notified()).await;
-                        is_late = turn_at.is_none() && woken.is_err();
+                        is_late = wait.is_none() && woken.is_err();
                     }
                 }
                 if is_late {
@@ -301,7 +339,7 @@ where
     }
     sleep(delay).await;
     mem::forget(give_back);
-    decision
+    Decision { outcome: Outcome::Allowed, ..decision }
 }
 
 /// What somebody waits for.
@@ -339,7 +377,11 @@ fn enter<S: Queued<A>, A: Algorithm>(
     if n == 0 {
         return Ok(asked.take(store, algorithm, now));
     }
-    let in_time = |wait: Duration| longest.is_none_or(|longest| wait <= longest);
+    // What a queue of an algorithm's own adds to the wait counts too.
+    let in_time = |go_at: Option<Tick>| {
+        let wait = go_at.map_or(0, |go_at| go_at.micros_since(now));
+        longest.is_none_or(|longest| Duration::from_micros(wait) <= longest)
+    };
     let place = |queue: &mut Queue<A::State>| {
         let ticket = queues.next_ticket.fetch_add(1, Relaxed);
         let turn = Arc::new(Notify::new());
@@ -350,9 +392,14 @@ fn enter<S: Queued<A>, A: Algorithm>(
         Entry::Vacant(entry) => {
             let decision = asked.take(store, algorithm, now);
             match decision.outcome {
-                Outcome::Denied(wait) if in_time(wait) && queues.max_waiters > 0 => {
+                Outcome::Denied(_) if queues.max_waiters > 0 => {
+                    let mut behind = Behind { state: store.state(fingerprint), at: now };
+                    if !in_time(behind.take(algorithm, n)) {
+                        return Ok(decision);
+                    }
                     queues.len.fetch_add(1, Relaxed);
-                    let queue = Queue { waiters: VecDeque::new(), served_until: now, behind: None };
+                    let queue =
+                        Queue { waiters: VecDeque::new(), served_until: now, behind: Some(behind) };
                     place(entry.insert(queue).value_mut())
                 }
                 _ => Ok(decision),
@@ -362,11 +409,13 @@ fn enter<S: Queued<A>, A: Algorithm>(
             let queue = entry.get_mut();
             let refused = refused(store, algorithm, fingerprint, queue, n, now);
             match refused.outcome {
-                Outcome::Denied(wait)
-                    if in_time(wait) && queue.waiters.len() < queues.max_waiters =>
-                {
+                Outcome::Denied(_) if queue.waiters.len() < queues.max_waiters => {
                     let behind = queue.behind(algorithm, || store.state(fingerprint), now);
-                    behind.take(algorithm, n);
+                    let mut after = behind.clone();
+                    if !in_time(after.take(algorithm, n)) {
+                        return Ok(refused);
+                    }
+                    *behind = after;
                     place(queue)
                 }
                 _ => Ok(refused),
@@ -375,11 +424,14 @@ fn enter<S: Queued<A>, A: Algorithm>(
     }
 }
 
+/// After so long the first one looks again, as limits may have been replaced.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
 /// What becomes of a waiter.
 enum Next {
     /// It has left the queue, with this decision.
     Gone(Decision),
-    /// It is to look again when it is woken, or after so long.
+    /// It is to look again when it is woken, or after so long, where that is known.
     NotYet(Option<Duration>),
 }
 
@@ -391,9 +443,10 @@ fn serve<S: Queued<A>, A: Algorithm>(
     ticket: u64,
 ) -> Next {
     let queues = store.queues();
-    let Some(mut queue) = queues.by_key().get_mut(&asked.fingerprint) else {
+    let Entry::Occupied(mut entry) = queues.by_key().entry(asked.fingerprint) else {
         unreachable!("a queue is there while somebody waits in it");
     };
+    let queue = entry.get_mut();
     if queue.waiters.front().is_none_or(|first| first.ticket != ticket) {
         return Next::NotYet(None);
     }
@@ -410,8 +463,10 @@ fn serve<S: Queued<A>, A: Algorithm>(
             queue.served_until = at;
             queue.waiters.pop_front();
             queue.wake_first();
-            drop(queue);
-            queues.leave(asked.fingerprint, ticket);
+            if queue.waiters.is_empty() {
+                entry.remove();
+                queues.len.fetch_sub(1, Relaxed);
+            }
             return Next::Gone(decision);
         };
         at = at.saturating_add(micros(wait));

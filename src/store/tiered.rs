@@ -170,7 +170,12 @@ impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for TieredMemory<T, C
             let fingerprint = self.0.memory.fingerprint(key);
             return queue::apply(self, algorithm, fingerprint, operation);
         }
-        self.0.memory.apply(&Dating(algorithm), key, operation)
+        let decision = self.0.memory.apply(&Dating(algorithm), key, operation);
+        #[cfg(feature = "tokio")]
+        if queue::changes_turns(operation) {
+            self.0.queues.changed(self.0.memory.fingerprint(key));
+        }
+        decision
     }
 
     fn len(&self) -> usize {

@@ -76,7 +76,7 @@ end
 if not moved and not repeated then change = op == CHARGE and n or -n end
 
 --@ remember
-if request and change ~= 0 then redis.call('SET', request, '', 'PX', request_millis) end
+if request and not moved and not repeated then redis.call('SET', request, '', 'PX', request_millis) end
 
 --@ ttl
 -- A little longer than it must be, and not for all keys alike.

@@ -278,13 +278,13 @@ impl Redis {
         Ok(scripts)
     }
 
-    /// What a script is told of the limits, and the keys that it uses.
-    fn declared<A, K>(
+    /// What is to be done, what a script is told of the limits, and the keys that it uses.
+    fn declared<'o, A, K>(
         &self,
         algorithm: &A,
         key: &K,
-        operation: Operation<'_>,
-    ) -> (ScriptCall, Vec<Vec<u8>>)
+        operation: Operation<'o>,
+    ) -> (Operation<'o>, ScriptCall, Vec<Vec<u8>>)
     where
         A: Scripted,
         K: RedisKey + ?Sized,
@@ -292,15 +292,30 @@ impl Redis {
         let mut limits = ScriptCall::default();
         algorithm.script(&mut limits);
         let mut keys = vec![self.key(&limits.shape, key)];
-        if let Operation::Settle(_, receipt) = operation {
-            keys.push(key::of_request(&keys[0], receipt.request_id()));
-        }
+        let operation = match operation {
+            Operation::Settle(_, receipt) if receipt.is_settled() => Operation::Refund(0),
+            // Other limits hold now, from which nothing was taken.
+            Operation::Settle(cost, receipt)
+                if cost < receipt.units() && !receipt.is_for(&keys[0]) =>
+            {
+                Operation::Refund(0)
+            }
+            Operation::Settle(_, receipt) => {
+                keys.push(key::of_request(&keys[0], receipt.request_id()));
+                operation
+            }
+            Operation::Reserve(_, receipt) => {
+                receipt.is_for(&keys[0]);
+                operation
+            }
+            operation => operation,
+        };
         if let Some(stream) = &self.refusals
             && let Operation::Check(_) | Operation::Reserve(..) | Operation::TakeUpTo(_) = operation
         {
             keys.push(stream.key.as_bytes().into());
         }
-        (limits, keys)
+        (operation, limits, keys)
     }
 
     fn key<K: RedisKey + ?Sized>(&self, shape: &str, key: &K) -> Vec<u8> {
@@ -346,17 +361,11 @@ where
         key: &K,
         operation: Operation<'_>,
     ) -> impl Future<Output = Result<Decision, Error>> + Send {
-        let operation = match operation {
-            Operation::Settle(_, receipt) if receipt.is_settled() => Operation::Refund(0),
-            operation => operation,
-        };
-        let (limits, keys) = self.declared(algorithm, key, operation);
+        let (operation, limits, keys) = self.declared(algorithm, key, operation);
         async move {
             let scripts = self.scripts(&limits)?;
             let call = Call { store: self, algorithm, limits, scripts: &scripts, operation };
-            // A settlement counts once, so it can be repeated where its answer was lost.
-            let is_settlement = matches!(operation, Operation::Settle(..));
-            let mut attempts = if is_settlement { SETTLEMENT_ATTEMPTS } else { 1 };
+            let mut attempts = call.attempts();
             loop {
                 attempts -= 1;
                 let answer = tokio::time::timeout(self.timeout, call.decide(&keys)).await;
@@ -373,15 +382,16 @@ where
 
     /// By a task of its own, where there is a runtime.
     fn decide_later(&self, algorithm: &A, key: &K, operation: Operation<'_>) {
-        let (limits, keys) = self.declared(algorithm, key, operation);
+        let (operation, limits, keys) = self.declared(algorithm, key, operation);
         let runtime = tokio::runtime::Handle::try_current();
         let (Ok(runtime), Ok(scripts)) = (runtime, self.scripts(&limits)) else { return };
         let call = Call { store: self, algorithm, limits, scripts: &scripts, operation };
         let (script, numbers) = call.script();
         let script = Source { text: script.text.clone(), sha: script.sha.clone() };
         let store = self.clone();
+        let attempts = call.attempts();
         runtime.spawn(async move {
-            for _ in 0..SETTLEMENT_ATTEMPTS {
+            for _ in 0..attempts {
                 let reply = store.run(&script, &keys, &numbers);
                 let reply = tokio::time::timeout(store.timeout, reply).await;
                 let done = reply.ok().and_then(Result::ok);
@@ -407,6 +417,11 @@ struct Call<'a, A> {
 }
 
 impl<A: Scripted> Call<'_, A> {
+    /// A settlement counts once, so it can be repeated where its answer was lost.
+    const fn attempts(&self) -> u32 {
+        if matches!(self.operation, Operation::Settle(..)) { SETTLEMENT_ATTEMPTS } else { 1 }
+    }
+
     async fn decide(&self, keys: &[Vec<u8>]) -> Result<Decision, Error> {
         // A clock that goes back is told once, and then again only if it goes back again.
         for _ in 0..MAX_CLOCK_STEPS {
@@ -417,6 +432,9 @@ impl<A: Scripted> Call<'_, A> {
             match Reply::read(&reply) {
                 Some(Reply { granted: Granted::ClockWentBack, .. }) => {}
                 Some(Reply { now, granted: Granted::Before, before }) => {
+                    if let Operation::Settle(_, receipt) = self.operation {
+                        receipt.set_settled();
+                    }
                     return self.standing(now, before);
                 }
                 Some(Reply { now, granted: Granted::Units(granted), before }) => {
