@@ -149,12 +149,14 @@ fn an_algorithm_of_ones_own_decides_like_the_others() {
 /// are left for 16 of the next.
 #[test]
 fn a_gateway_gives_back_what_answers_do_not_cost() {
-    let mut places = vec![vec![]];
-    #[cfg(feature = "redis")]
-    places.push(vec![common::redis::SHARED.url()]);
-    for arguments in places {
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let printed = run("llm_gateway", &arguments);
+    let in_process: Option<String> = None;
+    let places = [
+        in_process,
+        #[cfg(feature = "redis")]
+        Some(common::redis::SHARED.url()),
+    ];
+    for url in places {
+        let printed = run("llm_gateway", url.as_deref().as_slice());
         let lines: Vec<&str> = printed.lines().collect();
         let expected =
             ["20 of 40 requests served, 18000 tokens", "16 of 40 requests served, 14400 tokens"];
