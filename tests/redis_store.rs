@@ -252,12 +252,17 @@ async fn two_versions_of_a_policy_share_a_key() {
                 1 => Operation::Peek(1),
                 _ => Operation::Check(1),
             };
-            granted += limiter.decide("k", operation).await.unwrap().granted();
+            let decision = match n % 4 {
+                3 => small.decide_with(large.algorithm(), "k", operation).await,
+                _ => limiter.decide("k", operation).await,
+            };
+            granted += decision.unwrap().granted();
             if n == 0 {
                 key = SHARED.cli(&["--scan", "--pattern", &format!("{prefix}:*")]);
             }
             assert!(ttl_millis(&SHARED, &key).is_some_and(|ttl| ttl > 0), "{n}");
         }
+        assert!(!small.check_with(small.algorithm(), "k").await.unwrap().is_allowed());
         // What flows in meanwhile is a unit each 12 s.
         assert!((300..=305).contains(&granted), "{granted} with {:?}", large.algorithm());
     }

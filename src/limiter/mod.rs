@@ -6,6 +6,8 @@ mod acquire;
 mod exceptions;
 #[cfg(feature = "memory")]
 mod in_process;
+#[cfg(feature = "redis")]
+mod in_redis;
 mod limits;
 mod live;
 mod per_key;
@@ -215,6 +217,10 @@ pub trait Describe: Send + Sync {
 }
 
 /// Decides by one algorithm, with its states in one store.
+///
+/// Most are made by `Limiter::new`. Others: `direct`, without keys; `live`, with limits that can be
+/// replaced; `per_key`, with other limits for some keys; `restore`, from a snapshot; and `with_store`,
+/// for a store that is shared, such as Redis.
 ///
 /// ```
 /// use tollgate::{Limiter, Quota, TokenBucket};
