@@ -71,9 +71,10 @@
 //! | what | how |
 //! |---|---|
 //! | tiers: other limits for some keys | [`Limiter::per_key`], or limiters on one [`TieredMemory`] |
-//! | limits that are told with the call | [`Limiter::check_with`] |
+//! | limits that are told with the call | [`Limiter::check_with`], on a [`TieredMemory`] or Redis |
 //! | limits that are replaced while they are in use | [`Limiter::live`] |
 //! | keys that are blocked for a time, or exempt | [`Exceptions`] |
+//! | budgets that survive a restart | `Limiter::snapshot` (feature `serde`) |
 //!
 //! # In a web server
 //!

@@ -199,3 +199,21 @@ async fn reservations_move_into_tasks_and_through_the_trait() {
     drop(boxed.reserve(&(), 5).await.unwrap());
     assert_eq!(boxed.peek(&()).await.unwrap().remaining(), 9);
 }
+
+/// Generic code may reserve in a task of its own.
+#[tokio::test]
+async fn a_generic_limiter_reserves_in_a_task() {
+    async fn in_a_task<L>(limiter: Arc<L>) -> u64
+    where
+        L: tollgate::RateLimiter<str, Error: Send> + 'static,
+    {
+        let task = tokio::spawn(async move {
+            let Ok(reservation) = limiter.reserve("k", 10).await else { unreachable!() };
+            let Ok(after) = reservation.settle(3).await else { unreachable!() };
+            after.remaining()
+        });
+        task.await.unwrap()
+    }
+    let (limiter, _clock) = limiter("token_bucket 10/min");
+    assert_eq!(in_a_task(Arc::new(limiter)).await, 7);
+}

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep};
 ///
 /// What it returns is admitted, unless that is no use: a cost above the limit is
 /// [`Never`](Outcome::Never), and with a deadline, what would come later is
-/// [`Denied`](Outcome::Denied) at once and charged nothing.
+/// [`Denied`](Outcome::Denied) at once and charged nothing, with the wait that it would have taken,
+/// those before it included. A key that is [blocked](crate::Exceptions) is denied at once.
 ///
 /// **In process** those who wait for one key are served in the order in which they came, each when
 /// there are units for it, and nobody else takes any as long as somebody waits. At most
@@ -58,7 +59,7 @@ pub struct Acquire<'a, K: ?Sized, L: RateLimiter<K>, O> {
 }
 
 impl<K: ?Sized, L: RateLimiter<K>, O> Acquire<'_, K, L, O> {
-    /// Waits no longer than until then.
+    /// Waits no longer than until then, by [tokio's clock](tokio::time::Instant).
     pub fn until(self, deadline: Instant) -> Self {
         Self { deadline: Some(deadline), ..self }
     }

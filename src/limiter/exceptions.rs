@@ -18,8 +18,11 @@ use tokio::time::Instant;
 /// one that is exempt is always admitted, and charged nothing; one that is blocked is refused until
 /// it no longer is, and charged nothing either. Exempt comes first.
 ///
-/// What does not ask for units (debits, refunds, resets, settlements) goes to the limiter, whatever
-/// the key.
+/// Debits, refunds and resets go to the limiter, whatever the key; so do settlements, but for those of
+/// an exempt key that has nothing reserved. Who is waiting already when a key is blocked still gets
+/// what it waits for. The lists are forgotten when the process ends.
+///
+/// In process, [`Immediate::check_now`] needs no `await`.
 ///
 /// ```
 /// use std::time::Duration;

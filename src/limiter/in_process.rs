@@ -146,8 +146,9 @@ impl<L: Limits<()>> Limiter<L, Memory<State<L>>> {
     /// A limiter in process in which as much is used as there was when the
     /// [snapshot](Self::snapshot) was taken; what has come back since then by the wall clock is back.
     ///
-    /// Limits need not be those of old: what is used stays used, as where they are
-    /// [replaced](Self::replace). Where the old limiter had a bound on its keys, what was used beyond
+    /// Limits need not be those of old, but their type must: for limits that may change, take a
+    /// [`Policy`](crate::Policy). What is used stays used, as where they are
+    /// [replaced](Self::replace); for such as can be, give `Live::new(policy)`. Where the old limiter had a bound on its keys, what was used beyond
     /// it stays used too; the bound itself is to be given again.
     ///
     /// ```
@@ -226,7 +227,10 @@ where
     /// A limiter in process that asks a closure for the limits of each key, so that they may differ:
     /// by tier, say. A key whose limits change keeps what it has used.
     ///
-    /// The closure returns a pointer to an algorithm: an `Arc<Policy>`, a `&'static TokenBucket`.
+    /// The closure returns a pointer to an algorithm: an `Arc<Policy>`, or a `&'static TokenBucket`
+    /// to a `static`. As the field of a struct, with a closure that is boxed, its type is
+    /// `Limiter<PerKey<Policy, Box<dyn Fn(&str) -> Arc<Policy> + Send + Sync>>,
+    /// TieredMemory<PolicyState>>`.
     ///
     /// ```
     /// use std::collections::HashMap;
@@ -439,7 +443,8 @@ where
     }
 
     /// Takes `n` units as an estimate, if there are so many, to be
-    /// [settled](Reservation::settle_now) when the true cost is known: see [`Reservation`].
+    /// [settled](Reservation::settle_now) when the true cost is known: see [`Reservation`]. For one
+    /// that is moved into a task, see [`Reservation::take_now`].
     pub fn reserve<'a, K>(&'a self, key: &'a K, n: u64) -> Reservation<&'a Self, &'a K>
     where
         L: Limits<K>,

@@ -5,6 +5,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 /// What becomes of the units that are used, when limits are replaced.
+///
+/// Units that are held by a [`Reservation`](super::Reservation) are used like any others: where they
+/// are changed or forgotten here, it gives back what it has taken all the same.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Carry {
     /// They stay used: of 100 with 60 used, 200 leave 140 and 20 leave none. What was used beyond

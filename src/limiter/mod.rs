@@ -144,14 +144,15 @@ pub trait RateLimiter<K: ?Sized>: Describe {
     }
 
     /// Takes `n` units as an estimate, if there are so many, to be [settled](Reservation::settle)
-    /// when the true cost is known.
+    /// when the true cost is known. For one that is moved elsewhere, see [`Reservation::take`].
     fn reserve<'a>(
         &'a self,
         key: &'a K,
         n: u64,
-    ) -> impl Future<Output = Result<Reservation<&'a Self, &'a K>, Self::Error>>
+    ) -> impl Future<Output = Result<Reservation<&'a Self, &'a K>, Self::Error>> + Send
     where
         Self: Sized,
+        K: Sync,
     {
         Reservation::take(self, key, n)
     }

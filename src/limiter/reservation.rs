@@ -8,9 +8,12 @@ use std::ops::Deref;
 /// Units that are taken as an estimate, to be [settled](Self::settle) when the true cost is known.
 ///
 /// A reservation that is dropped gives its units back. Whatever is given back goes where it was taken
-/// from: what no longer counts there is not given to anybody. Units that were refused are not held:
-/// [`decision`](Self::decision) tells. A [`reset`](crate::RateLimiter::reset) of the key does not know
-/// of reservations: what is given back afterwards comes out of what others have taken since.
+/// from: what no longer counts there is not given to anybody. Units that were refused are not held, as
+/// [`decision`](Self::decision) tells: to settle such a reservation charges the whole cost.
+///
+/// A [`reset`](crate::RateLimiter::reset) of the key, and limits that are replaced
+/// [in proportion or anew](crate::Carry), do not know of reservations: what is given back afterwards
+/// comes out of what others have taken since.
 ///
 /// In process, `limiter.reserve(key, n)` makes one, and it is settled by
 /// [`settle_now`](Self::settle_now):
@@ -33,8 +36,8 @@ use std::ops::Deref;
 /// runtime.
 ///
 /// `P` and `Q` point to the limiter and the key: references, or, to move a reservation into a task
-/// or a response body, an `Arc<Limiter<..>>` and a `String`: see [`take`](Self::take) and
-/// [`take_now`](Self::take_now).
+/// or a response body, an `Arc<Limiter<..>>` and a `String`, or a `Box` of a number: see
+/// [`take`](Self::take) and [`take_now`](Self::take_now).
 #[must_use = "a reservation gives its units back when it is dropped"]
 pub struct Reservation<P, Q>
 where
@@ -147,7 +150,20 @@ where
 }
 
 /// A limiter that decides at once: one in process.
+///
+/// ```
+/// use tollgate::{Exceptions, Immediate, Limiter, Quota, TokenBucket};
+///
+/// let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)));
+/// let limiter: Exceptions<String, _> = Exceptions::new(limiter);
+/// assert!(limiter.check_now("alice", 1).is_allowed());
+/// ```
 pub trait Immediate<K: ?Sized>: RateLimiter<K> {
     /// Does `operation` for `key`.
     fn decide_at_once(&self, key: &K, operation: Operation<'_>) -> Decision;
+
+    /// Takes `n` units, if there are so many.
+    fn check_now(&self, key: &K, n: u64) -> Decision {
+        self.decide_at_once(key, Operation::Check(n))
+    }
 }
