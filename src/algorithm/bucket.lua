@@ -39,7 +39,7 @@ if fresh_at and fresh_at < now then
   if lost >= whole then lost, back = 0, 0 end
 end
 since = since + lost
-local later = ceil((since - now) / ticks)
+local later = -floor((now - since) / ticks)
 if later < 0 then later = 0 end
 used, since = used + later * units - back, since - later * ticks
 regained = mul_div(now - since, units, ticks)

@@ -3,7 +3,7 @@
 --@ begin
 local key, numbers, pos = KEYS[1], ARGV[1], 1
 local PEEK, CHECK, TAKE_UP_TO, DEBIT = 0, 1, 2, 3
-local floor, ceil = math.floor, math.ceil
+local floor = math.floor
 local max_units = 35184372088831 -- 2^45 - 1
 local available, change, longest, view, states = math.huge, 0, 0, '', ''
 local taken_at, whole, repeated = false, false, false
