@@ -1,6 +1,6 @@
 //! Instants, and where they come from.
 
-use crate::math::Divisor;
+use crate::math::{Divisor, micros};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -122,7 +122,7 @@ impl ManualClock {
 
     /// Moves the clock forwards by `duration`, rounded down to whole microseconds.
     pub fn advance(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let micros = micros(duration);
         let later = |now: u64| Some(now.saturating_add(micros));
         let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
     }
@@ -236,7 +236,7 @@ pub use in_tokio::TokioClock;
 
 #[cfg(feature = "tokio")]
 mod in_tokio {
-    use super::{Clock, Tick};
+    use super::{Clock, Tick, micros};
     use std::time::SystemTime;
     use tokio::time::Instant;
 
@@ -267,7 +267,7 @@ mod in_tokio {
         #[must_use]
         pub fn start() -> Self {
             let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-            let micros = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX);
+            let micros = micros(since_epoch);
             Self::start_at(Tick::from_micros(micros))
         }
 
@@ -280,7 +280,7 @@ mod in_tokio {
 
     impl Clock for TokioClock {
         fn now(&self) -> Tick {
-            let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let micros = micros(self.start.elapsed());
             self.start_unix.saturating_add(micros)
         }
     }

@@ -1,5 +1,7 @@
 //! Whole-number arithmetic that neither wraps nor loses a remainder.
 
+use std::time::Duration;
+
 /// The most units that any state counts: 2^45 - 1, above every limit, and so far below 2^53 (the
 /// end of the whole numbers of a double) that sums and long divisions stay there too.
 pub(crate) const MAX_UNITS: u64 = (1 << 45) - 1;
@@ -64,6 +66,11 @@ pub(crate) const fn mul_div_ceil(a: u64, b: u64, m: Divisor) -> u64 {
 #[allow(clippy::cast_possible_truncation, reason = "compared first")]
 const fn saturate(wide: u128) -> u64 {
     if wide > u64::MAX as u128 { u64::MAX } else { wide as u64 }
+}
+
+/// Whole microseconds, rounded down; `u64::MAX` where there are more.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The greatest common divisor (Euclid); `a` where `b` is 0.

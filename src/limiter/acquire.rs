@@ -3,6 +3,7 @@
 use super::RateLimiter;
 use crate::algorithm::Receipt;
 use crate::decision::{Decision, Outcome};
+use crate::math::micros;
 use crate::operation::Operation;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -137,7 +138,7 @@ where
 /// Up to a tenth of `wait`, so that not all who were told the same ask again together.
 fn jitter(wait: Duration) -> Duration {
     let random = RandomState::new().hash_one(()) % 1_000;
-    let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX) / 10_000;
+    let micros = micros(wait) / 10_000;
     Duration::from_micros(micros.saturating_mul(random))
 }
 

@@ -2,6 +2,7 @@ use super::{Describe, Immediate, RateLimiter};
 use crate::algorithm::Description;
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::{Decision, Outcome};
+use crate::math::micros;
 use crate::operation::Operation;
 use dashmap::{DashMap, DashSet};
 use std::borrow::Borrow;
@@ -91,7 +92,7 @@ impl<K: Eq + Hash, L, C: Clock> Exceptions<K, L, C> {
             self.blocked_until.retain(|_, until| *until > now);
             self.sweep_at.store((2 * self.blocked_until.len()).max(SMALLEST_SWEEP), Relaxed);
         }
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let micros = micros(duration);
         self.blocked_until.insert(key, now.saturating_add(micros));
     }
 

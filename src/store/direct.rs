@@ -44,16 +44,12 @@ impl<T: Default, C: Clock> Direct<T, C> {
         T: Clone + Send + Sync,
     {
         #[cfg(feature = "tokio")]
-        if !self.queues.is_empty() {
-            return queue::apply(self, algorithm, ONE_KEY, operation);
+        return queue::apply(self, algorithm, ONE_KEY, operation);
+        #[cfg(not(feature = "tokio"))]
+        {
+            let now = self.clock.now();
+            operation.apply(algorithm, &mut self.state.lock(), now)
         }
-        let now = self.clock.now();
-        let decision = operation.apply(algorithm, &mut self.state.lock(), now);
-        #[cfg(feature = "tokio")]
-        if queue::changes_turns(operation) {
-            self.queues.changed(ONE_KEY);
-        }
-        decision
     }
 }
 

@@ -294,15 +294,9 @@ impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for Memory<T, C> {
     {
         let fingerprint = self.fingerprint(key);
         #[cfg(feature = "tokio")]
-        if !self.queues.is_empty() {
-            return queue::apply(self, algorithm, fingerprint, operation);
-        }
-        let decision = self.apply_at(algorithm, fingerprint, operation, self.clock.now());
-        #[cfg(feature = "tokio")]
-        if queue::changes_turns(operation) {
-            self.queues.changed(fingerprint);
-        }
-        decision
+        return queue::apply(self, algorithm, fingerprint, operation);
+        #[cfg(not(feature = "tokio"))]
+        self.apply_at(algorithm, fingerprint, operation, self.clock.now())
     }
 
     fn len(&self) -> usize {

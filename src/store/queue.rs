@@ -4,6 +4,7 @@ use crate::algorithm::{Algorithm, Receipt};
 use crate::clock::Tick;
 use crate::decision::{Decision, Outcome};
 use crate::limiter::{Limits, OnDrop};
+use crate::math::micros;
 use crate::operation::Operation;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -182,20 +183,17 @@ impl<T: Clone> Behind<T> {
 /// One wait is exact, unless the clock has gone back and stands still.
 const MAX_ROUNDS: usize = 8;
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Whether those who wait must be told of an operation, even if they came only while it was done.
 #[inline]
-pub(super) const fn changes_turns(operation: Operation<'_>) -> bool {
+const fn changes_turns(operation: Operation<'_>) -> bool {
     matches!(
         operation,
         Operation::Debit(_) | Operation::Refund(_) | Operation::Reset | Operation::Settle(..)
     )
 }
 
-/// Does `operation` in a store in which somebody waits, maybe for this key.
+/// Does `operation`, behind those who wait for this key.
+#[inline]
 pub(super) fn apply<S, A>(
     store: &S,
     algorithm: &A,
@@ -206,16 +204,32 @@ where
     S: Queued<A>,
     A: Algorithm,
 {
-    let now = store.now();
-    let queue = store.queues().by_key().get_mut(&fingerprint);
-    let Some(mut queue) = queue else {
-        let decision = store.apply_at(algorithm, fingerprint, operation, now);
-        if changes_turns(operation) {
-            store.queues().changed(fingerprint);
-        }
+    if !store.queues().is_empty()
+        && let Some(decision) = apply_behind(store, algorithm, fingerprint, operation)
+    {
         return decision;
-    };
-    match operation {
+    }
+    let decision = store.apply_at(algorithm, fingerprint, operation, store.now());
+    if changes_turns(operation) {
+        store.queues().changed(fingerprint);
+    }
+    decision
+}
+
+/// The same where somebody waits; `None` where that is for another key, and nothing is done.
+fn apply_behind<S, A>(
+    store: &S,
+    algorithm: &A,
+    fingerprint: u64,
+    operation: Operation<'_>,
+) -> Option<Decision>
+where
+    S: Queued<A>,
+    A: Algorithm,
+{
+    let mut queue = store.queues().by_key().get_mut(&fingerprint)?;
+    let now = store.now();
+    Some(match operation {
         Operation::Check(n @ 1..)
         | Operation::Peek(n @ 1..)
         | Operation::TakeUpTo(n @ 1..)
@@ -232,7 +246,7 @@ where
             queue.changed();
             decision
         }
-    }
+    })
 }
 
 /// The units that there are, and that there will be, are for those who wait.

@@ -166,16 +166,9 @@ impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for TieredMemory<T, C
         K: Hash + ?Sized,
     {
         #[cfg(feature = "tokio")]
-        if !self.0.queues.is_empty() {
-            let fingerprint = self.0.memory.fingerprint(key);
-            return queue::apply(self, algorithm, fingerprint, operation);
-        }
-        let decision = self.0.memory.apply(&Dating(algorithm), key, operation);
-        #[cfg(feature = "tokio")]
-        if queue::changes_turns(operation) {
-            self.0.queues.changed(self.0.memory.fingerprint(key));
-        }
-        decision
+        return queue::apply(self, algorithm, self.0.memory.fingerprint(key), operation);
+        #[cfg(not(feature = "tokio"))]
+        self.0.memory.apply(&Dating(algorithm), key, operation)
     }
 
     fn len(&self) -> usize {
