@@ -139,7 +139,7 @@ pub use monotonic::{CoarseClock, MonotonicClock};
 
 #[cfg(feature = "memory")]
 mod monotonic {
-    use super::{Clock, Tick};
+    use super::{Clock, Tick, micros};
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::sync::{Arc, LazyLock};
     use std::time::{Duration, SystemTime};
@@ -155,15 +155,21 @@ mod monotonic {
     pub struct MonotonicClock {
         clock: quanta::Clock,
         start_raw: u64,
-        start_unix_nanos: u64,
+        start: Tick,
+        /// Microseconds for a count of the clock, times 2^64.
+        micros_per_count: u64,
     }
 
     static START: LazyLock<MonotonicClock> = LazyLock::new(|| {
         let clock = quanta::Clock::new();
         let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        // Rounded down by less than a microsecond in thirty years of nanoseconds.
+        let nanos = u128::from(clock.delta_as_nanos(0, 1 << 50));
+        let micros_per_count = u64::try_from((nanos << 14) / 1_000).unwrap_or(u64::MAX);
         MonotonicClock {
             start_raw: clock.raw(),
-            start_unix_nanos: u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX),
+            start: Tick::from_micros(micros(since_epoch)),
+            micros_per_count,
             clock,
         }
     });
@@ -177,8 +183,11 @@ mod monotonic {
     impl Clock for MonotonicClock {
         #[inline]
         fn now(&self) -> Tick {
-            let elapsed = self.clock.delta_as_nanos(self.start_raw, self.clock.raw());
-            Tick::from_micros(self.start_unix_nanos.saturating_add(elapsed) / 1_000)
+            let counts = self.clock.raw().saturating_sub(self.start_raw);
+            let wide = u128::from(counts) * u128::from(self.micros_per_count);
+            #[allow(clippy::cast_possible_truncation, reason = "the upper half of 128 bits")]
+            let elapsed = (wide >> 64) as u64;
+            self.start.saturating_add(elapsed)
         }
     }
 

@@ -128,7 +128,7 @@ mod store;
 pub mod tower;
 
 pub use algorithm::{
-    Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
+    Admission, Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
     Origin, Receipt, SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState,
     Standing, TokenBucket, Wait,
 };

@@ -46,26 +46,33 @@ impl Divisor {
 pub(crate) const fn mul_div_floor(a: u64, b: u64, m: Divisor) -> u64 {
     match a.checked_mul(b) {
         Some(product) => m.div_rem(product).0,
-        None => saturate(a as u128 * b as u128 / m.value as u128),
+        None => wide_mul_div(a, b, m).0,
     }
 }
 
 /// `a * b / m`, rounded up; `u64::MAX` where the result is larger than that.
 #[inline]
 pub(crate) const fn mul_div_ceil(a: u64, b: u64, m: Divisor) -> u64 {
-    match a.checked_mul(b) {
-        Some(product) => {
-            let (quotient, rest) = m.div_rem(product);
-            quotient + (rest > 0) as u64
-        }
-        None => saturate((a as u128 * b as u128).div_ceil(m.value as u128)),
-    }
+    let (quotient, rest) = match a.checked_mul(b) {
+        Some(product) => m.div_rem(product),
+        None => wide_mul_div(a, b, m),
+    };
+    quotient.saturating_add((rest > 0) as u64)
 }
 
+/// The quotient, at most `u64::MAX`, and the remainder.
+///
+/// It cannot panic, so that it is left out where nobody looks at what it is needed for.
 #[cold]
 #[allow(clippy::cast_possible_truncation, reason = "compared first")]
-const fn saturate(wide: u128) -> u64 {
-    if wide > u64::MAX as u128 { u64::MAX } else { wide as u64 }
+const fn wide_mul_div(a: u64, b: u64, m: Divisor) -> (u64, u64) {
+    let (product, m) = (a as u128 * b as u128, m.value as u128);
+    match (product.checked_div(m), product.checked_rem(m)) {
+        (Some(quotient), Some(rest)) if quotient <= u64::MAX as u128 => {
+            (quotient as u64, rest as u64)
+        }
+        _ => (u64::MAX, 0),
+    }
 }
 
 /// Whole microseconds, rounded down; `u64::MAX` where there are more.

@@ -1,6 +1,6 @@
 //! Everything a limiter can be asked, derived once for every algorithm.
 
-use crate::algorithm::{Algorithm, Receipt, Wait};
+use crate::algorithm::{Admission, Algorithm, Receipt, Standing, Wait};
 use crate::clock::Tick;
 use crate::decision::{Decision, Outcome};
 use std::time::Duration;
@@ -63,15 +63,15 @@ impl Operation<'_> {
     fn apply_rare<A: Algorithm>(self, algorithm: &A, state: &mut A::State, now: Tick) -> Decision {
         let room = algorithm.room(state, now);
         match self {
-            Self::Check(n) => return check(algorithm, state, n, now),
+            Self::Check(_) => unreachable!("the fast one"),
             Self::Peek(n) => {
-                let outcome = verdict(algorithm, state, n, room, now);
+                let outcome = foretell(algorithm, state, n, room, now);
                 return charge(algorithm, state, outcome, n, 0, now);
             }
             Self::TakeUpTo(n) => {
                 let available = n.min(room);
                 let asked = if n == 0 { 0 } else { available.max(1) };
-                let outcome = verdict(algorithm, state, asked, room, now);
+                let outcome = foretell(algorithm, state, asked, room, now);
                 return charge(algorithm, state, outcome, asked, available, now);
             }
             Self::Debit(n) => return charge(algorithm, state, Outcome::Allowed, 0, n, now),
@@ -105,15 +105,15 @@ impl Operation<'_> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn check<A: Algorithm>(algorithm: &A, state: &mut A::State, n: u64, now: Tick) -> Decision {
-    let outcome = verdict(algorithm, state, n, algorithm.room(state, now), now);
+    let Admission { wait, delay, standing } = algorithm.admit(state, n, now);
+    let outcome = verdict(wait, delay);
     let granted = if outcome.admits() { n } else { 0 };
-    charge(algorithm, state, outcome, n, granted, now)
+    tell(algorithm, state, outcome, n, granted, standing, now)
 }
 
 /// Takes what is granted, and tells how things stand then.
-#[inline]
 fn charge<A: Algorithm>(
     algorithm: &A,
     state: &mut A::State,
@@ -122,7 +122,23 @@ fn charge<A: Algorithm>(
     granted: u64,
     now: Tick,
 ) -> Decision {
-    let standing = algorithm.charge(state, granted, now);
+    if granted > 0 {
+        algorithm.take(state, granted, now);
+    }
+    let standing = algorithm.standing(state, now);
+    tell(algorithm, state, outcome, asked, granted, standing, now)
+}
+
+#[inline(always)]
+fn tell<A: Algorithm>(
+    algorithm: &A,
+    state: &A::State,
+    outcome: Outcome,
+    asked: u64,
+    granted: u64,
+    standing: Standing,
+    now: Tick,
+) -> Decision {
     let (limit, binding) = if algorithm.limit_count() == 1 {
         (algorithm.limit(), 0)
     } else {
@@ -142,15 +158,17 @@ fn charge<A: Algorithm>(
 }
 
 /// What becomes of `n` units where there are `room`.
-#[inline]
-fn verdict<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, room: u64, now: Tick) -> Outcome {
+fn foretell<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, room: u64, now: Tick) -> Outcome {
     let wait = if n <= room { Wait::Ready } else { algorithm.wait(state, n, now) };
-    match wait {
-        Wait::Ready => match algorithm.delay(state, now) {
-            0 => Outcome::Allowed,
-            micros => Outcome::Delayed(Duration::from_micros(micros)),
-        },
-        Wait::After(micros) => Outcome::Denied(Duration::from_micros(micros)),
-        Wait::Never => Outcome::Never,
+    verdict(wait, if wait == Wait::Ready { algorithm.delay(state, now) } else { 0 })
+}
+
+#[inline]
+const fn verdict(wait: Wait, delay: u64) -> Outcome {
+    match (wait, delay) {
+        (Wait::Ready, 0) => Outcome::Allowed,
+        (Wait::Ready, micros) => Outcome::Delayed(Duration::from_micros(micros)),
+        (Wait::After(micros), _) => Outcome::Denied(Duration::from_micros(micros)),
+        (Wait::Never, _) => Outcome::Never,
     }
 }

@@ -3,7 +3,7 @@
 //! The level is the number of units *used*: taken and not yet regained. A token bucket holds
 //! `capacity - level` tokens; a leaky bucket's queue is `level` long.
 
-use super::{Origin, Standing, Wait};
+use super::{Admission, Origin, Standing, Wait};
 use crate::clock::Tick;
 use crate::error::{Error, Kind};
 use crate::math::{Divisor, MAX_UNITS, gcd, mul_div_ceil, mul_div_floor};
@@ -210,29 +210,50 @@ impl Bucket {
 
     #[inline]
     pub(super) fn take(&self, state: &mut BucketState, n: u64, now: Tick) {
-        self.charge(state, n, now);
+        let (level, _) = self.at(self.level(state), now);
+        let used = level.used.saturating_add(n).min(self.max_used);
+        *state = Level { used, ..level }.into();
     }
 
-    /// Takes `n` units, and tells how things stand then: what `room`, `wait` and `fresh_after`
-    /// would tell one by one.
-    #[inline]
-    pub(super) fn charge(&self, state: &mut BucketState, n: u64, now: Tick) -> Standing {
-        let (mut level, regained) = self.at(self.level(state), now);
-        if n > 0 {
-            level.used = level.used.saturating_add(n).min(self.max_used);
-            *state = level.into();
-        }
-        if level.used == 0 {
-            return Standing::fresh(self.capacity);
-        }
+    /// Takes `n` units if there is room, and tells what `wait`, `fresh_after` and `room` would tell
+    /// one by one, from one look at the state. In a queue, units are delayed until it was empty.
+    #[inline(always)]
+    pub(super) fn admit(
+        &self,
+        state: &mut BucketState,
+        n: u64,
+        now: Tick,
+        is_queue: bool,
+    ) -> Admission {
+        let (level, regained) = self.at(self.level(state), now);
+        // What has passed of the span in which the next units are regained.
         let elapsed = level.last.micros_since(level.since);
-        let room = self.capacity.saturating_sub(level.used - regained);
-        let next = level.used - (self.capacity - (room + 1));
-        Standing {
-            room,
-            next_after: Some(self.ticks_for(next) - elapsed),
-            fresh_after: self.ticks_for(level.used) - elapsed,
+        let ticks_until = |used: u64| self.ticks_for(used) - elapsed;
+        let used = level.used - regained;
+        let room = self.capacity.saturating_sub(used);
+        let wait = match self.capacity.checked_sub(n) {
+            _ if n <= room => Wait::Ready,
+            Some(allowed) => Wait::After(ticks_until(level.used - allowed)),
+            None => Wait::Never,
+        };
+        let taken = if n <= room { n } else { 0 };
+        let delay = if is_queue && n <= room && level.used > 0 { ticks_until(level.used) } else { 0 };
+        let used = (level.used + taken).min(self.max_used);
+        if taken > 0 {
+            *state = Level { used, ..level }.into();
         }
+        let standing = if used == 0 {
+            Standing::fresh(self.capacity)
+        } else {
+            let room = room - taken;
+            let next = used - (self.capacity - (room + 1));
+            Standing {
+                room,
+                next_after: Some(ticks_until(next)),
+                fresh_after: ticks_until(used),
+            }
+        };
+        Admission { wait, delay, standing }
     }
 
     #[inline]

@@ -1,5 +1,5 @@
 use super::bucket::{Bucket, BucketState};
-use super::{Algorithm, Description, Origin, Standing, Wait};
+use super::{Admission, Algorithm, Description, Origin, Wait};
 use crate::clock::Tick;
 use crate::error::Error;
 use crate::quota::Quota;
@@ -129,9 +129,9 @@ impl Algorithm for LeakyBucket {
         if self.nodelay { 0 } else { self.bucket.fresh_after(state, now) }
     }
 
-    #[inline]
-    fn charge(&self, state: &mut BucketState, n: u64, now: Tick) -> Standing {
-        self.bucket.charge(state, n, now)
+    #[inline(always)]
+    fn admit(&self, state: &mut BucketState, n: u64, now: Tick) -> Admission {
+        self.bucket.admit(state, n, now, !self.nodelay)
     }
 
     fn describe(&self) -> Vec<Description> {

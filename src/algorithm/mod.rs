@@ -110,14 +110,25 @@ pub trait Algorithm: Send + Sync {
         told.push(self.fresh_after(state, now));
     }
 
-    /// Takes `n` units, or none where that is 0, and tells how things stand then: the
-    /// [`room`](Self::room), the [`wait`](Self::wait) for one unit more than there is room for,
-    /// and [`fresh_after`](Self::fresh_after). To be written anew only where it is cheaper to do
-    /// all this together.
-    fn charge(&self, state: &mut Self::State, n: u64, now: Tick) -> Standing {
-        if n > 0 {
+    /// Takes `n` units if there is room for them, and otherwise none; tells what became of them and
+    /// how things stand then. What [`wait`](Self::wait) and [`delay`](Self::delay) tell before, and
+    /// [`standing`](Self::standing) after. To be written anew only where it is cheaper to do all this
+    /// together.
+    #[inline]
+    fn admit(&self, state: &mut Self::State, n: u64, now: Tick) -> Admission {
+        let room = self.room(state, now);
+        let wait = if n <= room { Wait::Ready } else { self.wait(state, n, now) };
+        let delay = if wait == Wait::Ready { self.delay(state, now) } else { 0 };
+        if wait == Wait::Ready && n > 0 {
             self.take(state, n, now);
         }
+        Admission { wait, delay, standing: self.standing(state, now) }
+    }
+
+    /// How things stand: the [`room`](Self::room), the [`wait`](Self::wait) for one unit more than
+    /// there is room for, and [`fresh_after`](Self::fresh_after).
+    #[inline]
+    fn standing(&self, state: &Self::State, now: Tick) -> Standing {
         let room = self.room(state, now);
         let next = if room < self.limit() { self.wait(state, room + 1, now) } else { Wait::Ready };
         let next_after = match next {
@@ -175,7 +186,26 @@ pub enum Wait {
     Never,
 }
 
-/// How things stand with a key: see [`Algorithm::charge`].
+/// What became of units that were asked for: see [`Algorithm::admit`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Admission {
+    /// How long until they can be taken. If that is [`Ready`](Wait::Ready), they have been.
+    pub wait: Wait,
+    /// For how many microseconds units that have been taken must hold back before they go.
+    pub delay: u64,
+    /// How things stand afterwards.
+    pub standing: Standing,
+}
+
+impl Admission {
+    /// Of no unit, or of more than there ever are, with a key whose state says nothing.
+    pub(crate) const fn fresh(limit: u64, n: u64) -> Self {
+        let wait = if n == 0 { Wait::Ready } else { Wait::Never };
+        Self { wait, delay: 0, standing: Standing::fresh(limit) }
+    }
+}
+
+/// How things stand with a key: see [`Algorithm::standing`].
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Standing {
     /// Units that can be taken now.

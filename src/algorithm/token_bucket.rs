@@ -1,5 +1,5 @@
 use super::bucket::{Bucket, BucketState};
-use super::{Algorithm, Description, Origin, Standing, Wait};
+use super::{Admission, Algorithm, Description, Origin, Wait};
 use crate::clock::Tick;
 use crate::error::Error;
 use crate::quota::Quota;
@@ -97,9 +97,9 @@ impl Algorithm for TokenBucket {
         self.0.fresh_after(state, now)
     }
 
-    #[inline]
-    fn charge(&self, state: &mut BucketState, n: u64, now: Tick) -> Standing {
-        self.0.charge(state, n, now)
+    #[inline(always)]
+    fn admit(&self, state: &mut BucketState, n: u64, now: Tick) -> Admission {
+        self.0.admit(state, n, now, false)
     }
 
     fn describe(&self) -> Vec<Description> {

@@ -8,8 +8,8 @@ mod text;
 pub use name::Name;
 
 use crate::algorithm::{
-    Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
-    Origin, SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState, Standing,
+    Admission, Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
+    Origin, SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState,
     TokenBucket, Wait,
 };
 use crate::clock::Tick;
@@ -251,14 +251,14 @@ impl Algorithm for Policy {
     }
 
     fn take(&self, state: &mut PolicyState, n: u64, now: Tick) {
-        let _ = self.charge(state, n, now);
+        change!(self, state, |choice, s| choice.take(s, n, now));
     }
 
-    fn charge(&self, state: &mut PolicyState, n: u64, now: Tick) -> Standing {
-        if matches!(state.0, ChoiceState::Fresh) && n == 0 {
-            return Standing::fresh(self.limit());
+    fn admit(&self, state: &mut PolicyState, n: u64, now: Tick) -> Admission {
+        if matches!(state.0, ChoiceState::Fresh) && !(1..=self.limit()).contains(&n) {
+            return Admission::fresh(self.limit(), n);
         }
-        change!(self, state, |choice, s| choice.charge(s, n, now))
+        change!(self, state, |choice, s| choice.admit(s, n, now))
     }
 
     fn give_back(&self, state: &mut PolicyState, n: u64, origin: Option<Origin<'_>>, now: Tick) {
@@ -509,14 +509,14 @@ impl Algorithm for Limit {
     }
 
     fn take(&self, state: &mut LimitState, n: u64, now: Tick) {
-        let _ = self.charge(state, n, now);
+        change_limit!(self, state, |a, s| a.take(s, n, now));
     }
 
-    fn charge(&self, state: &mut LimitState, n: u64, now: Tick) -> Standing {
-        if matches!(state.0, AnyState::Fresh) && n == 0 {
-            return Standing::fresh(self.limit());
+    fn admit(&self, state: &mut LimitState, n: u64, now: Tick) -> Admission {
+        if matches!(state.0, AnyState::Fresh) && !(1..=self.limit()).contains(&n) {
+            return Admission::fresh(self.limit(), n);
         }
-        change_limit!(self, state, |a, s| a.charge(s, n, now))
+        change_limit!(self, state, |a, s| a.admit(s, n, now))
     }
 
     fn give_back(&self, state: &mut LimitState, n: u64, origin: Option<Origin<'_>>, now: Tick) {

@@ -4,7 +4,7 @@ use super::queue::{self, Queued, Queues};
 #[cfg(feature = "serde")]
 use super::snapshot::Snapshot;
 use super::{InProcess, Store};
-use crate::algorithm::{Algorithm, Binding, Description, Origin, Standing, Wait};
+use crate::algorithm::{Admission, Algorithm, Binding, Description, Origin, Standing, Wait};
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
 #[cfg(feature = "serde")]
@@ -288,15 +288,20 @@ impl<A: Algorithm> Algorithm for Dating<'_, A> {
     }
 
     fn take(&self, dated: &mut Self::State, n: u64, now: Tick) {
-        let _ = self.charge(dated, n, now);
+        self.0.take(&mut dated.state, n, now);
+        dated.date(self.0, now);
     }
 
-    fn charge(&self, dated: &mut Self::State, n: u64, now: Tick) -> Standing {
-        let standing = self.0.charge(&mut dated.state, n, now);
-        if n > 0 {
+    fn admit(&self, dated: &mut Self::State, n: u64, now: Tick) -> Admission {
+        let admission = self.0.admit(&mut dated.state, n, now);
+        if n > 0 && admission.wait == Wait::Ready {
             dated.date(self.0, now);
         }
-        standing
+        admission
+    }
+
+    fn standing(&self, dated: &Self::State, now: Tick) -> Standing {
+        self.0.standing(&dated.state, now)
     }
 
     fn give_back(&self, dated: &mut Self::State, n: u64, origin: Option<Origin<'_>>, now: Tick) {
