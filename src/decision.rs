@@ -61,6 +61,16 @@ impl Outcome {
 }
 
 impl Decision {
+    /// The same, moved to where the compiler knows nothing of it. Where a call that is seldom made
+    /// returns a decision in the place of one that is made inline, both would have to be whole in
+    /// memory, where the call puts it; after this, nothing is computed inline that nobody looks at.
+    #[inline(always)]
+    pub(crate) fn apart(self) -> Self {
+        let Self { outcome, granted, limit, remaining, binding, .. } = std::hint::black_box(self);
+        let Self { reset_after_micros, next_after_micros, .. } = self;
+        Self { outcome, granted, limit, remaining, reset_after_micros, next_after_micros, binding }
+    }
+
     /// The same standing, with the verdict of a refusal.
     #[cfg(feature = "tokio")]
     pub(crate) const fn refused(self, retry_after: Duration) -> Self {

@@ -1,5 +1,5 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 //! Rate limiting that does not surprise.
 //!
 //! A [`Limiter`] decides, for a key and a cost, whether a request may go now, later or never.

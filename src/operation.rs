@@ -49,21 +49,26 @@ impl Operation<'_> {
     /// state what was taken.
     ///
     /// This is the one place where decisions are made. A refusal leaves the state as it was.
-    #[inline]
+    #[inline(always)]
     pub fn apply<A: Algorithm>(self, algorithm: &A, state: &mut A::State, now: Tick) -> Decision {
-        let now = now.min(Tick::MAX);
         match self {
-            Self::Check(n) => check(algorithm, state, n, now),
-            _ => self.apply_rare(algorithm, state, now),
+            Self::Check(n) => check(algorithm, state, n, now.min(Tick::MAX)),
+            _ => self.apply_out_of_line(algorithm, state, now).apart(),
         }
     }
 
-    /// All but the one that must be fast.
+    /// The same, for where not even a check need be fast.
     #[inline(never)]
-    fn apply_rare<A: Algorithm>(self, algorithm: &A, state: &mut A::State, now: Tick) -> Decision {
+    pub(crate) fn apply_out_of_line<A: Algorithm>(
+        self,
+        algorithm: &A,
+        state: &mut A::State,
+        now: Tick,
+    ) -> Decision {
+        let now = now.min(Tick::MAX);
         let room = algorithm.room(state, now);
         match self {
-            Self::Check(_) => unreachable!("the fast one"),
+            Self::Check(n) => return check(algorithm, state, n, now),
             Self::Peek(n) => {
                 let outcome = foretell(algorithm, state, n, room, now);
                 return charge(algorithm, state, outcome, n, 0, now);
@@ -105,6 +110,7 @@ impl Operation<'_> {
     }
 }
 
+/// It is a part of each caller's code, so that what a caller does not look at is not computed.
 #[inline(always)]
 fn check<A: Algorithm>(algorithm: &A, state: &mut A::State, n: u64, now: Tick) -> Decision {
     let Admission { wait, delay, standing } = algorithm.admit(state, n, now);

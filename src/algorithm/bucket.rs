@@ -21,10 +21,10 @@ use std::time::Duration;
 /// It takes 16 bytes.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Hash)]
 pub struct BucketState {
-    /// From the highest bit on: [`Level::since`] in 53 bits, the upper 10 of the short number,
+    /// From the highest bit on: [`Level::since`] in 53 bits, the upper 10 of the long number,
     /// and whether the short number is the delay.
-    since_and_short: u64,
-    /// The long number in 45 bits, and the lower 19 of the short one.
+    since_and_long: u64,
+    /// The lower 35 bits of the long number, and the short one in 29.
     long_and_short: u64,
 }
 
@@ -43,18 +43,18 @@ struct Level {
 }
 
 /// The delay is the long number, unless more units are used than the short one can count.
-const LONGEST_SHORT: u64 = (1 << 29) - 1;
-const LOW_BITS: u64 = (1 << 19) - 1;
+const LONGEST_SHORT: u64 = (1 << SHORT_BITS) - 1;
+const SHORT_BITS: u32 = 29;
+/// Of the long number, in the second word.
+const LOW_BITS: u32 = 64 - SHORT_BITS;
 
 impl BucketState {
     #[inline]
     fn level(self) -> Level {
-        let since = Tick::from_stored(self.since_and_short >> 11);
-        let long = self.long_and_short >> 19;
-        let short = (self.since_and_short << 18) & LONGEST_SHORT & !LOW_BITS
-            | self.long_and_short & LOW_BITS;
-        let (used, delay) =
-            if self.since_and_short & 1 == 0 { (short, long) } else { (long, short) };
+        let since = Tick::from_stored(self.since_and_long >> 11);
+        let long = (self.since_and_long >> 1 & 0x3ff) << LOW_BITS | self.long_and_short >> SHORT_BITS;
+        let short = self.long_and_short & LONGEST_SHORT;
+        let (used, delay) = if self.since_and_long & 1 == 0 { (short, long) } else { (long, short) };
         Level { used, since, last: since.saturating_add(delay) }
     }
 
@@ -67,8 +67,8 @@ impl BucketState {
     #[inline]
     const fn of(since: Tick, short: u64, long: u64, short_is_delay: bool) -> Self {
         Self {
-            since_and_short: since.as_micros() << 11 | short >> 19 << 1 | short_is_delay as u64,
-            long_and_short: long << 19 | short & LOW_BITS,
+            since_and_long: since.as_micros() << 11 | long >> LOW_BITS << 1 | short_is_delay as u64,
+            long_and_short: long << SHORT_BITS | short,
         }
     }
 }
@@ -296,8 +296,13 @@ impl Bucket {
     #[inline]
     fn at(&self, level: Level, now: Tick) -> (Level, u64) {
         let last = now.max(level.last);
-        let (spans, rest) = self.ticks.div_rem(last.micros_since(level.since));
-        let used = level.used.saturating_sub(spans.saturating_mul(self.units.get()));
+        let elapsed = last.micros_since(level.since);
+        let (used, rest) = if elapsed < self.ticks.get() {
+            (level.used, elapsed)
+        } else {
+            let (spans, rest) = self.ticks.div_rem(elapsed);
+            (level.used.saturating_sub(spans.saturating_mul(self.units.get())), rest)
+        };
         let regained = match self.units.get() {
             1 => 0,
             units => mul_div_floor(rest, units, self.ticks),

@@ -306,6 +306,7 @@ where
     /// assert!(!limiter.check("alice").is_allowed());
     /// assert!(limiter.check("bob").is_allowed());
     /// ```
+    #[inline]
     pub fn check<K>(&self, key: &K) -> Decision
     where
         L: Limits<K>,
@@ -324,6 +325,7 @@ where
     /// assert_eq!(limiter.check_n("alice", 1).remaining(), 1);
     /// assert_eq!(limiter.check_n("alice", 11).outcome(), Outcome::Never);
     /// ```
+    #[inline]
     pub fn check_n<K>(&self, key: &K, n: u64) -> Decision
     where
         L: Limits<K>,
@@ -477,6 +479,7 @@ where
     }
 
     /// Does `operation` for `key`. All the other methods are this one.
+    #[inline(always)]
     pub fn decide<K>(&self, key: &K, operation: Operation<'_>) -> Decision
     where
         L: Limits<K>,
@@ -525,11 +528,13 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Direct<State<L>, C>> {
     }
 
     /// Takes one unit, if there is one.
+    #[inline]
     pub fn check(&self) -> Decision {
         self.check_n(1)
     }
 
     /// Takes `n` units, if there are so many; otherwise none.
+    #[inline]
     pub fn check_n(&self, n: u64) -> Decision {
         self.decide(Operation::Check(n))
     }
@@ -578,6 +583,7 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Direct<State<L>, C>> {
     }
 
     /// Does `operation`. All the other methods are this one.
+    #[inline(always)]
     pub fn decide(&self, operation: Operation<'_>) -> Decision {
         self.limits.with(&(), |algorithm| self.store.apply(algorithm, operation))
     }

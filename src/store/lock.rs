@@ -1,12 +1,8 @@
+use super::backoff::attempt_until_done;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
-use std::hint::spin_loop;
-use std::ops::DerefMut;
-use std::thread::yield_now;
 
 /// A lock of one byte that is held for nanoseconds: it is taken by one atomic instruction and
-/// given back by a plain store. Whoever finds it taken tries again after longer and longer spins, for
-/// some microseconds, and then lets other threads run in between, in case the one that holds it needs
-/// the processor.
+/// given back by a plain store.
 ///
 /// It has cache lines of its own (two, as processors fetch them in pairs), so that threads that
 /// take different locks do not meet.
@@ -14,7 +10,7 @@ use std::thread::yield_now;
 #[repr(align(128))]
 pub(super) struct Lock<T>(SpinMutex<T>);
 
-const MAX_SPINS: u32 = 128;
+pub(super) type LockGuard<'a, T> = SpinMutexGuard<'a, T>;
 
 impl<T> Lock<T> {
     pub(super) const fn new(value: T) -> Self {
@@ -22,7 +18,7 @@ impl<T> Lock<T> {
     }
 
     #[inline]
-    pub(super) fn lock(&self) -> impl DerefMut<Target = T> {
+    pub(super) fn lock(&self) -> LockGuard<'_, T> {
         match self.0.try_lock() {
             Some(guard) => guard,
             None => self.lock_when_free(),
@@ -30,18 +26,7 @@ impl<T> Lock<T> {
     }
 
     #[cold]
-    fn lock_when_free(&self) -> SpinMutexGuard<'_, T> {
-        let mut spins = 8;
-        loop {
-            if spins < MAX_SPINS {
-                (0..spins).for_each(|_| spin_loop());
-                spins *= 2;
-            } else {
-                yield_now();
-            }
-            if let Some(guard) = self.0.try_lock() {
-                return guard;
-            }
-        }
+    fn lock_when_free(&self) -> LockGuard<'_, T> {
+        attempt_until_done(|| self.0.try_lock())
     }
 }

@@ -2,9 +2,10 @@ use super::key_hasher::KeyHasher;
 use super::lock::Lock;
 #[cfg(feature = "tokio")]
 use super::queue::{self, Queued, Queues};
+use super::read_mostly::ReadMostly;
+use super::shard::{KEYS_PER_TABLE, Shard};
 #[cfg(feature = "serde")]
 use super::snapshot::Snapshot;
-use super::table::Table;
 use super::{InProcess, States, Store};
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
@@ -17,6 +18,7 @@ use crate::operation::Operation;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::hash::Hash;
+use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 #[cfg(feature = "tokio")]
 use tokio::time::Instant;
@@ -34,26 +36,12 @@ use tokio::time::Instant;
 /// that are in use. With a bucket or a fixed window, a key takes 27 to 31 bytes.
 #[derive(Debug)]
 pub struct Memory<T, C = MonotonicClock> {
-    shards: Box<[Lock<Shard<T>>]>,
+    shards: Box<[ReadMostly<Shard<T>>]>,
     hasher: KeyHasher,
     clock: C,
     cap: Option<Cap<T>>,
     #[cfg(feature = "tokio")]
     queues: Queues<T>,
-}
-
-#[derive(Debug)]
-struct Shard<T> {
-    /// One or more, which the lowest bits of a fingerprint choose from: see [`table`](Self::table).
-    tables: Vec<Table<T>>,
-    /// The largest power of two of tables.
-    round: usize,
-    len: usize,
-    /// The latest instant at which states were dropped. They are fresh from there on, but need
-    /// not be so at an earlier one: for keys without a state, time has come that far.
-    dropped_at: Tick,
-    /// When room was last looked for.
-    looked_at: Tick,
 }
 
 /// What becomes of keys beyond a number of them.
@@ -65,11 +53,12 @@ struct Cap<T> {
     shared: Lock<T>,
 }
 
-/// An empty shard takes 168 bytes.
-const MAX_SHARDS: usize = 512;
+/// New keys keep others from being decided on within a shard only.
+const MIN_SHARDS: usize = 16;
+const MAX_SHARDS: usize = 64;
 
-fn empty_shards<T: Default>(count: usize, dropped_at: Tick) -> Box<[Lock<Shard<T>>]> {
-    (0..count).map(|_| Lock::new(Shard::new(dropped_at))).collect()
+fn empty_shards<T: Default>(count: usize, dropped_at: Tick) -> Box<[ReadMostly<Shard<T>>]> {
+    (0..count).map(|_| ReadMostly::new(Shard::new(dropped_at))).collect()
 }
 
 impl<T: Default, C: Clock> Memory<T, C> {
@@ -77,7 +66,7 @@ impl<T: Default, C: Clock> Memory<T, C> {
     #[must_use]
     pub fn new(clock: C) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = (threads * 32).next_power_of_two().min(MAX_SHARDS);
+        let shards = (threads * 8).next_power_of_two().clamp(MIN_SHARDS, MAX_SHARDS);
         let shards = empty_shards(shards, Tick::default());
         Self {
             shards,
@@ -92,7 +81,7 @@ impl<T: Default, C: Clock> Memory<T, C> {
     /// A fingerprint's lowest bits choose the table within the shard, its highest ones the place
     /// within the table.
     #[inline]
-    fn shard(&self, fingerprint: u64) -> &Lock<Shard<T>> {
+    fn shard(&self, fingerprint: u64) -> &ReadMostly<Shard<T>> {
         let middle = (fingerprint >> 16 & 0xffff) as usize;
         &self.shards[middle & (self.shards.len() - 1)]
     }
@@ -100,12 +89,13 @@ impl<T: Default, C: Clock> Memory<T, C> {
     /// Puts in the state of a key that has none; returns whether it had none.
     #[must_use]
     fn put(&self, fingerprint: u64, state: T) -> bool {
-        let mut shard = self.shard(fingerprint).lock();
-        let is_new = shard.table(fingerprint).get_mut(fingerprint).is_none();
-        if is_new {
-            shard.insert(fingerprint, state, Tick::default(), |_| true);
-        }
-        is_new
+        self.shard(fingerprint).write(|shard| {
+            let is_new = shard.lock(fingerprint).is_none();
+            if is_new {
+                shard.insert(fingerprint, state, Tick::default(), |_| true);
+            }
+            is_new
+        })
     }
 }
 
@@ -124,7 +114,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let cap = Cap { max_keys: keys, keys: len, shared };
         // Room is looked for in one table: where there are few keys, that should be most of them.
         let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(self.shards.len());
-        let dropped_at = self.shards.iter().map(|shard| shard.lock().dropped_at).max();
+        let dropped_at = self.shards.iter().map(|shard| shard.read().dropped_at).max();
         let shards = empty_shards(shards, dropped_at.unwrap_or_default());
         let store = Self {
             shards,
@@ -135,7 +125,8 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             queues: self.queues,
         };
         for shard in &self.shards {
-            for (fingerprint, state) in shard.lock().tables.drain(..).flat_map(Table::into_states) {
+            let shard = shard.write(|shard| mem::replace(shard, Shard::new(Tick::default())));
+            for (fingerprint, state) in shard.into_states() {
                 assert!(store.put(fingerprint, state), "a key has one state");
             }
         }
@@ -149,7 +140,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
 
     #[inline]
     pub(super) fn fingerprint<K: Hash + ?Sized>(&self, key: &K) -> u64 {
-        self.hasher.hash(key).min(Table::<T>::MAX_FINGERPRINT)
+        self.hasher.hash(key).min(Shard::<T>::MAX_FINGERPRINT)
     }
 
     #[cfg(feature = "tokio")]
@@ -159,15 +150,15 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
 
     #[cfg(feature = "tokio")]
     pub(super) fn state(&self, fingerprint: u64) -> T {
-        let mut shard = self.shard(fingerprint).lock();
-        match (shard.table(fingerprint).get_mut(fingerprint), &self.cap) {
+        let shard = self.shard(fingerprint).read();
+        match (shard.lock(fingerprint), &self.cap) {
             (Some(state), _) => state.clone(),
             (None, Some(cap)) => cap.shared.lock().clone(),
             (None, None) => T::default(),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn apply_at<A: Algorithm<State = T>>(
         &self,
         algorithm: &A,
@@ -175,14 +166,15 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         operation: Operation<'_>,
         now: Tick,
     ) -> Decision {
-        let mut shard = self.shard(fingerprint).lock();
-        if let Some(state) = shard.table(fingerprint).get_mut(fingerprint) {
-            return operation.apply(algorithm, state, now);
+        let shard = self.shard(fingerprint).read();
+        if let Some(mut state) = shard.lock(fingerprint) {
+            return operation.apply(algorithm, &mut state, now);
         }
-        self.apply_to_new(algorithm, fingerprint, operation, now, &mut shard)
+        drop(shard);
+        self.apply_to_new(algorithm, fingerprint, operation, now).apart()
     }
 
-    /// For a key that has no state.
+    /// For a key that had no state just now.
     #[inline(never)]
     fn apply_to_new<A: Algorithm<State = T>>(
         &self,
@@ -190,26 +182,44 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         fingerprint: u64,
         operation: Operation<'_>,
         now: Tick,
+    ) -> Decision {
+        let now = now.min(Tick::MAX);
+        let shard = self.shard(fingerprint);
+        if let Some(cap) = &self.cap
+            && cap.is_full()
+            && shard.read().has_been_searched(now)
+        {
+            let now = now.max(shard.read().dropped_at);
+            return cap.apply(algorithm, operation, now);
+        }
+        shard.write(|shard| {
+            if let Some(mut state) = shard.lock(fingerprint) {
+                return operation.apply_out_of_line(algorithm, &mut state, now);
+            }
+            self.insert(algorithm, fingerprint, operation, now, shard)
+        })
+    }
+
+    /// For a key that has no state.
+    fn insert<A: Algorithm<State = T>>(
+        &self,
+        algorithm: &A,
+        fingerprint: u64,
+        operation: Operation<'_>,
+        now: Tick,
         shard: &mut Shard<T>,
     ) -> Decision {
-        let now = now.min(Tick::MAX).max(shard.dropped_at);
+        let now = now.max(shard.dropped_at);
         let keep = |state: &T| algorithm.fresh_after(state, now) > 0;
         let mut state = match &self.cap {
             None => T::default(),
             Some(cap) if cap.reserve(shard, |shard| shard.make_room(fingerprint, now, keep)) => {
                 cap.shared.lock().clone()
             }
-            Some(cap) => {
-                // A reset of one key must not be one of all: it tells how they stand.
-                let operation = match operation {
-                    Operation::Reset => Operation::Refund(0),
-                    other => other,
-                };
-                return operation.apply(algorithm, &mut cap.shared.lock(), now);
-            }
+            Some(cap) => return cap.apply(algorithm, operation, now),
         };
-        let decision = operation.apply(algorithm, &mut state, now);
-        let before = shard.len;
+        let decision = operation.apply_out_of_line(algorithm, &mut state, now);
+        let before = shard.len();
         // What is refused keeps nothing, unless the shared state is the reason: then the key
         // regains units of its own from here on.
         let denied = matches!(decision.outcome, Outcome::Denied(_));
@@ -217,25 +227,31 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             shard.insert(fingerprint, state, now, keep);
         }
         if let Some(cap) = &self.cap {
-            cap.recount(before + 1, shard.len);
+            cap.recount(before + 1, shard.len());
         }
         decision
     }
 
+    /// The present instant, as far as time has come for keys without a state.
+    fn now_in(&self, shard: &Shard<T>) -> Tick {
+        self.clock.now().min(Tick::MAX).max(shard.dropped_at)
+    }
+
     fn len_now(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len).sum()
+        self.shards.iter().map(|shard| shard.read().len()).sum()
     }
 
     /// Drops the states that are not to `keep`, and gives the memory back.
     pub(crate) fn shrink(&self, keep: impl Fn(&T, Tick) -> bool) {
         for shard in &self.shards {
-            let mut shard = shard.lock();
-            let now = self.clock.now().min(Tick::MAX).max(shard.dropped_at);
-            let before = shard.len;
-            shard.shrink(now, |state| keep(state, now));
-            if let Some(cap) = &self.cap {
-                cap.recount(before, shard.len);
-            }
+            shard.write(|shard| {
+                let now = self.now_in(shard);
+                let before = shard.len();
+                shard.shrink(now, |state| keep(state, now));
+                if let Some(cap) = &self.cap {
+                    cap.recount(before, shard.len());
+                }
+            });
         }
     }
 }
@@ -247,16 +263,17 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let mut states = Vec::with_capacity(self.len_now());
         let mut dropped_at = Tick::default();
         for shard in &self.shards {
-            let shard = shard.lock();
-            let now = self.clock.now().min(Tick::MAX).max(shard.dropped_at);
-            let kept_before = states.len();
-            for (fingerprint, state) in shard.tables.iter().flat_map(Table::iter) {
-                if keep(state, now) {
-                    states.push((fingerprint, state.clone()));
+            shard.write(|shard| {
+                let now = self.now_in(shard);
+                let kept_before = states.len();
+                for (fingerprint, state) in shard.iter_mut() {
+                    if keep(state, now) {
+                        states.push((fingerprint, state.clone()));
+                    }
                 }
-            }
-            let drops_any = states.len() - kept_before < shard.len;
-            dropped_at = dropped_at.max(if drops_any { now } else { shard.dropped_at });
+                let drops_any = states.len() - kept_before < shard.len();
+                dropped_at = dropped_at.max(if drops_any { now } else { shard.dropped_at });
+            });
         }
         // After the states: what a key has taken here, before it got a place, is here or there.
         let shared = self.cap.as_ref().map(|cap| cap.shared.lock().clone());
@@ -272,10 +289,10 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let with_cap = |shared| Cap { max_keys: usize::MAX, keys, shared: Lock::new(shared) };
         let store = Self { hasher, cap: shared.map(with_cap), ..Self::new(clock) };
         for shard in &store.shards {
-            shard.lock().dropped_at = dropped_at.min(Tick::MAX);
+            shard.write(|shard| shard.dropped_at = dropped_at.min(Tick::MAX));
         }
         for (fingerprint, state) in states {
-            if fingerprint > Table::<T>::MAX_FINGERPRINT || !store.put(fingerprint, state) {
+            if fingerprint > Shard::<T>::MAX_FINGERPRINT || !store.put(fingerprint, state) {
                 return Err(Kind::Snapshot("its fingerprints are not those of a store").into());
             }
         }
@@ -286,7 +303,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
 impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for Memory<T, C> {
     type State = T;
 
-    #[inline]
+    #[inline(always)]
     fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation<'_>) -> Decision
     where
         A: Algorithm<State = T>,
@@ -334,9 +351,10 @@ impl<T: Clone + Default + Send + Sync, C: Clock> States for Memory<T, C> {
 
     fn change_each(&self, mut change: impl FnMut(&mut T, Tick)) {
         for shard in &self.shards {
-            let mut shard = shard.lock();
-            let now = self.clock.now().min(Tick::MAX).max(shard.dropped_at);
-            shard.tables.iter_mut().for_each(|table| table.each_mut(|state| change(state, now)));
+            shard.write(|shard| {
+                let now = self.now_in(shard);
+                shard.iter_mut().for_each(|(_, state)| change(state, now));
+            });
         }
         if let Some(cap) = &self.cap {
             change(&mut cap.shared.lock(), self.clock.now().min(Tick::MAX));
@@ -351,88 +369,33 @@ impl<T: Default> Cap<T> {
         let take = |keys: usize| (keys < self.max_keys).then_some(keys + 1);
         let taken = || self.keys.fetch_update(Relaxed, Relaxed, take).is_ok();
         taken() || {
-            let before = shard.len;
+            let before = shard.len();
             make_room(shard);
-            self.recount(before, shard.len);
+            self.recount(before, shard.len());
             taken()
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.keys.load(Relaxed) >= self.max_keys
+    }
+
+    /// For a key that there is no place for.
+    fn apply<A>(&self, algorithm: &A, operation: Operation<'_>, now: Tick) -> Decision
+    where
+        A: Algorithm<State = T>,
+    {
+        // A reset of one key must not be one of all: it tells how they stand.
+        let operation = match operation {
+            Operation::Reset => Operation::Refund(0),
+            other => other,
+        };
+        operation.apply_out_of_line(algorithm, &mut self.shared.lock(), now)
     }
 
     fn recount(&self, before: usize, after: usize) {
         if before != after {
             self.keys.fetch_add(after.wrapping_sub(before), Relaxed);
-        }
-    }
-}
-
-/// A shard has so many tables that each holds about as many keys, up to twice as many: few enough
-/// to build one anew within microseconds.
-const KEYS_PER_TABLE: usize = 128;
-
-/// When there is no room for new keys, looking for it takes no longer than deciding on them.
-const MICROS_BETWEEN_SWEEPS: u64 = 1_000;
-
-impl<T: Default> Shard<T> {
-    fn new(dropped_at: Tick) -> Self {
-        Self {
-            tables: vec![Table::default()],
-            round: 1,
-            len: 0,
-            dropped_at,
-            looked_at: Tick::default(),
-        }
-    }
-
-    /// The table of a key. There are a power of two of them, and some more into which the first of
-    /// those have been split in their order (linear hashing, after
-    /// [Litwin](https://dl.acm.org/doi/10.5555/1286887.1286911)).
-    #[inline]
-    fn table(&mut self, fingerprint: u64) -> &mut Table<T> {
-        let bits = (fingerprint & 0xffff) as usize & (2 * self.round - 1);
-        let index = if bits < self.tables.len() { bits } else { bits - self.round };
-        &mut self.tables[index]
-    }
-
-    fn insert(&mut self, fingerprint: u64, state: T, now: Tick, keep: impl Fn(&T) -> bool) {
-        if self.len >= self.tables.len() * KEYS_PER_TABLE && self.round < 1 << 16 {
-            let next = self.tables.len() - self.round;
-            let apart = self.tables[next].split(self.round as u64);
-            self.tables.push(apart);
-            if self.tables.len() == 2 * self.round {
-                self.round *= 2;
-            }
-        }
-        self.len += 1;
-        if let Some(dropped) = self.table(fingerprint).insert(fingerprint, state, keep) {
-            self.dropped(dropped, now);
-        }
-    }
-
-    /// Drops what says nothing any more from one table, if that was not done just now.
-    fn make_room(&mut self, fingerprint: u64, now: Tick, keep: impl Fn(&T) -> bool) {
-        if now.micros_since(self.looked_at) >= MICROS_BETWEEN_SWEEPS {
-            self.looked_at = now;
-            let dropped = self.table(fingerprint).sweep(keep);
-            self.dropped(dropped, now);
-        }
-    }
-
-    fn shrink(&mut self, now: Tick, keep: impl Fn(&T) -> bool) {
-        let mut dropped = 0;
-        for table in &mut self.tables {
-            dropped += table.sweep(&keep);
-            table.shrink_to_fit();
-        }
-        self.dropped(dropped, now);
-        if self.len == 0 {
-            *self = Self::new(self.dropped_at);
-        }
-    }
-
-    fn dropped(&mut self, states: usize, now: Tick) {
-        self.len -= states;
-        if states > 0 {
-            self.dropped_at = now;
         }
     }
 }

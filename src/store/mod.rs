@@ -1,6 +1,18 @@
 //! Where the states of keys live.
 
 #[cfg(feature = "memory")]
+mod backoff;
+#[cfg(feature = "memory")]
+mod read_mostly;
+#[cfg(feature = "memory")]
+mod shard;
+#[cfg(feature = "memory")]
+mod slot;
+#[cfg(feature = "memory")]
+mod sync;
+#[cfg(feature = "memory")]
+mod thread_number;
+#[cfg(feature = "memory")]
 mod direct;
 #[cfg(feature = "memory")]
 mod key_hasher;

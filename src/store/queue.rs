@@ -193,7 +193,7 @@ const fn changes_turns(operation: Operation<'_>) -> bool {
 }
 
 /// Does `operation`, behind those who wait for this key.
-#[inline]
+#[inline(always)]
 pub(super) fn apply<S, A>(
     store: &S,
     algorithm: &A,
@@ -207,7 +207,7 @@ where
     if !store.queues().is_empty()
         && let Some(decision) = apply_behind(store, algorithm, fingerprint, operation)
     {
-        return decision;
+        return decision.apart();
     }
     let decision = store.apply_at(algorithm, fingerprint, operation, store.now());
     if changes_turns(operation) {
@@ -217,6 +217,7 @@ where
 }
 
 /// The same where somebody waits; `None` where that is for another key, and nothing is done.
+#[cold]
 fn apply_behind<S, A>(
     store: &S,
     algorithm: &A,

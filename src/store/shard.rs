@@ -1,0 +1,146 @@
+//! A part of a store: many small tables, one more at a time.
+
+use super::slot::SlotGuard;
+use super::table::Table;
+use crate::clock::Tick;
+
+/// The states of the keys of one shard, by their fingerprints.
+///
+/// The tables are a power of two, and some more into which the first of those have been split in their
+/// order (linear hashing, after [Litwin](https://dl.acm.org/doi/10.5555/1286887.1286911)). The lowest
+/// bits of a fingerprint choose between them; the lowest of all also tells a table's even or odd
+/// number, so the tables need not keep it.
+#[derive(Debug)]
+pub(super) struct Shard<T> {
+    tables: Vec<Table<T>>,
+    /// The largest power of two of tables.
+    round: usize,
+    len: usize,
+    /// The latest instant at which states were dropped. They are fresh from there on, but need
+    /// not be so at an earlier one: for keys without a state, time has come that far.
+    pub(super) dropped_at: Tick,
+    /// When room was last looked for.
+    looked_at: Tick,
+}
+
+/// A shard has so many tables that each holds about as many keys, up to twice as many: few enough
+/// to build one anew within microseconds.
+pub(super) const KEYS_PER_TABLE: usize = 128;
+
+/// The lowest 16 bits of a fingerprint choose the table.
+const MAX_TABLES: usize = 1 << 16;
+
+/// When there is no room for new keys, looking for it takes no longer than deciding on them.
+const MICROS_BETWEEN_SWEEPS: u64 = 1_000;
+
+/// A fingerprint without its lowest bit.
+#[inline]
+const fn tag(fingerprint: u64) -> u64 {
+    fingerprint & !1
+}
+
+impl<T> Shard<T> {
+    /// Of the fingerprints of keys, the largest.
+    pub(super) const MAX_FINGERPRINT: u64 = Table::<T>::MAX_TAG | 1;
+
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline(always)]
+    const fn table_index(&self, fingerprint: u64) -> usize {
+        #[allow(clippy::cast_possible_truncation, reason = "the lowest bits are all that is needed")]
+        let bits = fingerprint as usize & (2 * self.round - 1);
+        if bits < self.tables.len() { bits } else { bits - self.round }
+    }
+
+    /// The state of a key, where it has one, locked.
+    #[inline(always)]
+    pub(super) fn lock(&self, fingerprint: u64) -> Option<SlotGuard<'_, T>> {
+        self.tables[self.table_index(fingerprint)].lock(tag(fingerprint))
+    }
+
+    /// Whether it is too early to look for room again.
+    pub(super) const fn has_been_searched(&self, now: Tick) -> bool {
+        now.micros_since(self.looked_at) < MICROS_BETWEEN_SWEEPS
+    }
+}
+
+impl<T: Default> Shard<T> {
+    pub(super) fn new(dropped_at: Tick) -> Self {
+        Self {
+            tables: vec![Table::default(), Table::default()],
+            round: 2,
+            len: 0,
+            dropped_at,
+            looked_at: Tick::default(),
+        }
+    }
+
+    /// Puts in the state of a key that has none. Where its table is full, the states that are not to
+    /// `keep` at `now` are dropped.
+    pub(super) fn insert(&mut self, fingerprint: u64, state: T, now: Tick, keep: impl Fn(&T) -> bool) {
+        let count = self.tables.len();
+        if self.len >= count * KEYS_PER_TABLE && count < MAX_TABLES {
+            let apart = self.tables[count - self.round].split(self.round as u64);
+            self.tables.push(apart);
+            if self.tables.len() == 2 * self.round {
+                self.round *= 2;
+            }
+        }
+        self.len += 1;
+        let index = self.table_index(fingerprint);
+        if let Some(dropped) = self.tables[index].insert(tag(fingerprint), state, keep) {
+            self.dropped(dropped, now);
+        }
+    }
+
+    /// Drops what says nothing any more from a key's table and the one beside it, if that was not done
+    /// just now.
+    pub(super) fn make_room(&mut self, fingerprint: u64, now: Tick, keep: impl Fn(&T) -> bool) {
+        if self.has_been_searched(now) {
+            return;
+        }
+        self.looked_at = now;
+        let index = self.table_index(fingerprint);
+        let beside = self.tables.get_mut(index ^ 1).map_or(0, |table| table.sweep(&keep));
+        let dropped = self.tables[index].sweep(&keep) + beside;
+        self.dropped(dropped, now);
+    }
+
+    /// Drops the states that are not to `keep`, and gives the memory back.
+    pub(super) fn shrink(&mut self, now: Tick, keep: impl Fn(&T) -> bool) {
+        let mut dropped = 0;
+        for table in &mut self.tables {
+            dropped += table.sweep(&keep);
+            table.shrink_to_fit();
+        }
+        self.dropped(dropped, now);
+        if self.len == 0 {
+            *self = Self::new(self.dropped_at);
+        }
+    }
+
+    fn dropped(&mut self, states: usize, now: Tick) {
+        self.len -= states;
+        if states > 0 {
+            self.dropped_at = now;
+        }
+    }
+
+    /// Each state, behind its key's fingerprint.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
+        let tables = self.tables.iter_mut().enumerate();
+        tables.flat_map(|(index, table)| {
+            table.iter_mut().map(move |(tag, state)| (tag | (index & 1) as u64, state))
+        })
+    }
+
+    /// Each state, behind its key's fingerprint.
+    pub(super) fn into_states(self) -> impl Iterator<Item = (u64, T)> {
+        let tables = self.tables.into_iter().enumerate();
+        tables.flat_map(|(index, table)| {
+            table.into_states().map(move |(tag, state)| (tag | (index & 1) as u64, state))
+        })
+    }
+}
