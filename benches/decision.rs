@@ -9,7 +9,7 @@ mod in_turn;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
-use in_turn::{stride, time};
+use in_turn::{Work, repeat, time, uniform_numbers};
 use std::hint::black_box;
 use std::time::Duration;
 use tollgate::{
@@ -17,7 +17,7 @@ use tollgate::{
     SlidingWindowCounter, TokenBucket,
 };
 
-const KEYS: usize = 100_000;
+const KEYS: u64 = 100_000;
 
 /// So much that nothing is refused, over so long that no key is fresh again within the run.
 const GENEROUS: Quota = Quota::per_day(10_000_000_000);
@@ -34,13 +34,11 @@ fn floor(c: &mut Criterion) {
     c.bench_function("clock alone", |b| b.iter(|| clock.now()));
 }
 
-/// The time of one `ask` on each of 1 and 2 threads, which are given numbers to ask about.
-fn on_threads(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, ask: impl Fn(usize) + Sync) {
+/// The time of an operation on each of 1 and 2 threads.
+fn on_threads(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, work: Work<'_>) {
     for threads in [1, 2] {
         group.bench_function(format!("{name}, {threads} threads"), |b| {
-            b.iter_custom(|times| {
-                time(threads, times, &|thread, times| stride(KEYS, thread, times, &ask))
-            });
+            b.iter_custom(|times| time(threads, times, work));
         });
     }
 }
@@ -50,16 +48,20 @@ fn decisions<A: Algorithm + Copy>(c: &mut Criterion, name: &str, generous: A, me
     group.sample_size(30).measurement_time(Duration::from_secs(3));
 
     let direct = Limiter::direct(generous);
-    on_threads(&mut group, "direct", |_| _ = black_box(direct.check()));
+    on_threads(&mut group, "direct", &|_, n| repeat(n, || _ = black_box(direct.check())));
 
     let keyed = Limiter::new(generous);
-    on_threads(&mut group, "100,000 keys", |key| _ = black_box(keyed.check(black_box(&key))));
+    on_threads(&mut group, "100,000 keys", &|_, n| {
+        uniform_numbers(KEYS, n, |key| _ = black_box(keyed.check(key)))
+    });
 
     let refusing = Limiter::new(mean);
     for key in 0..KEYS {
         assert!(refusing.check(&key).is_allowed());
     }
-    on_threads(&mut group, "refused", |key| _ = black_box(refusing.check(black_box(&key))));
+    on_threads(&mut group, "refused", &|_, n| {
+        uniform_numbers(KEYS, n, |key| _ = black_box(refusing.check(key)))
+    });
     group.finish();
 }
 

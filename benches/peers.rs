@@ -7,9 +7,10 @@
 mod in_turn;
 
 use governor::RateLimiter as Governor;
-use in_turn::{compare, is_wanted, print_head, stride};
-use std::hash::{BuildHasher, Hash, RandomState};
-use std::hint::black_box;
+use in_turn::{compare, is_wanted, print_head, repeat, uniform, uniform_numbers};
+use std::fmt::Write;
+use std::hash::Hash;
+use std::hint::{black_box, spin_loop};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -48,71 +49,80 @@ fn direct() {
         "direct",
         &[1, 2],
         &[
-            ("tollgate", &|_, n| (0..n).for_each(|_| assert!(ours.check().is_allowed()))),
+            ("tollgate", &|_, n| repeat(n, || assert!(ours.check().is_allowed()))),
             ("tollgate, coarse clock", &|_, n| {
-                (0..n).for_each(|_| assert!(with_coarse_clock.check().is_allowed()));
+                repeat(n, || assert!(with_coarse_clock.check().is_allowed()))
             }),
-            ("leaky-bucket", &|_, n| (0..n).for_each(|_| assert!(leaky.try_acquire(1)))),
-            ("ratelimit", &|_, n| (0..n).for_each(|_| assert!(ratelimit.try_wait().is_ok()))),
-            ("governor", &|_, n| (0..n).for_each(|_| assert!(governor.check().is_ok()))),
+            ("leaky-bucket", &|_, n| repeat(n, || assert!(leaky.try_acquire(1)))),
+            ("ratelimit", &|_, n| repeat(n, || assert!(ratelimit.try_wait().is_ok()))),
+            ("governor", &|_, n| repeat(n, || assert!(governor.check().is_ok()))),
         ],
     );
 }
 
-/// Keys of any type; `name` is theirs.
-fn keyed<K: Hash + Eq + Clone + Sync + Send>(name: &str, keys: &[K]) {
+/// So many keys of any type, each made of its number; `name` is the type's.
+fn keyed<K: Hash + Eq + Clone + Default + Send + Sync>(
+    name: &str,
+    count: u64,
+    make: impl Fn(&mut K, u64) + Sync,
+) {
     let ours = Limiter::new(generous());
     let coarse = CoarseClock::start(Duration::from_millis(1)).unwrap();
     let with_coarse_clock = Limiter::with_clock(generous(), coarse);
     let governor = Governor::keyed(governors_generous());
     compare(
-        &format!("{} {name}", keys.len()),
+        &format!("{count} {name}"),
         &[1, 2],
         &[
-            ("tollgate", &|thread, n| {
-                stride(keys.len(), thread, n, |key| {
-                    assert!(ours.check(black_box(&keys[key])).is_allowed());
-                });
+            ("tollgate", &|_, n| {
+                uniform(count, n, &make, |key| assert!(ours.check(key).is_allowed()))
             }),
-            ("tollgate, coarse clock", &|thread, n| {
-                stride(keys.len(), thread, n, |key| {
-                    assert!(with_coarse_clock.check(black_box(&keys[key])).is_allowed());
-                });
+            ("tollgate, all numbers", &|_, n| {
+                uniform(count, n, &make, |key| _ = black_box(ours.check(key)))
             }),
-            ("governor", &|thread, n| {
-                stride(keys.len(), thread, n, |key| {
-                    assert!(governor.check_key(black_box(&keys[key])).is_ok());
-                });
+            ("tollgate, coarse clock", &|_, n| {
+                uniform(count, n, &make, |key| assert!(with_coarse_clock.check(key).is_allowed()))
+            }),
+            ("governor", &|_, n| {
+                uniform(count, n, &make, |key| assert!(governor.check_key(key).is_ok()))
             }),
         ],
     );
 }
 
-fn denied(keys: usize) {
+/// An address, with a default.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Address(IpAddr);
+
+impl Default for Address {
+    fn default() -> Self {
+        Self(Ipv6Addr::UNSPECIFIED.into())
+    }
+}
+
+fn denied(count: u64) {
     let ours = Limiter::new(TokenBucket::new(MEAN));
     let governor = Governor::keyed(governors_mean());
-    for key in 0..keys {
+    for key in 0..count {
         assert!(ours.check(&key).is_allowed());
         assert!(governor.check_key(&key).is_ok());
     }
     compare(
-        &format!("{keys} u64, denied"),
+        &format!("{count} u64, denied"),
         &[1, 2],
         &[
-            ("tollgate", &|thread, n| {
-                stride(keys, thread, n, |key| assert!(!ours.check(black_box(&key)).is_allowed()));
+            ("tollgate", &|_, n| {
+                uniform_numbers(count, n, |key| assert!(!ours.check(key).is_allowed()))
             }),
-            ("governor", &|thread, n| {
-                stride(keys, thread, n, |key| {
-                    assert!(governor.check_key(black_box(&key)).is_err());
-                });
+            ("governor", &|_, n| {
+                uniform_numbers(count, n, |key| assert!(governor.check_key(key).is_err()))
             }),
         ],
     );
 }
 
-/// How long single decisions take while so many keys come in, beside what reading the time twice
-/// takes.
+/// How long single decisions take while so many keys come in; beside it, what comes between when
+/// nothing is done for as long, which is the machine's part.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -124,7 +134,12 @@ fn stalls(keys: u64) {
     let governor = Governor::keyed(governors_generous());
     type Ask<'a> = &'a dyn Fn(u64);
     let works: [(&str, Ask<'_>); 3] = [
-        ("nothing", &|_| {}),
+        ("nothing for half a microsecond", &|_| {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_nanos(500) {
+                spin_loop();
+            }
+        }),
         ("tollgate", &|key| assert!(ours.check(black_box(&key)).is_allowed())),
         ("governor", &|key| assert!(governor.check_key(black_box(&key)).is_ok())),
     ];
@@ -147,28 +162,19 @@ fn stalls(keys: u64) {
     }
 }
 
-/// Random keys against a cap, beside as many known keys.
+/// Keys, most of which have not been seen, against a cap, beside as many known keys.
 fn flood(cap: usize) {
+    const MANY: u64 = 1 << 32;
     let known = Limiter::new(generous());
     let capped = Limiter::new(TokenBucket::new(Quota::per_minute(10))).max_keys(cap);
-    let random = |thread: u64, n: u64, ask: &dyn Fn(u64)| {
-        let mut key = RandomState::new().hash_one(thread);
-        for _ in 0..n {
-            key = key.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(thread * 2 + 1);
-            ask(key);
-        }
-    };
+    let count = cap as u64;
     compare(
         &format!("a flood of keys at a cap of {cap}"),
         &[1, 2],
         &[
-            ("new keys", &|thread, n| {
-                random(thread, n, &|key| {
-                    let _ = black_box(capped.check(black_box(&key)));
-                });
-            }),
-            ("known keys", &|thread, n| {
-                stride(cap, thread, n, |key| assert!(known.check(black_box(&key)).is_allowed()));
+            ("new keys", &|_, n| uniform_numbers(MANY, n, |key| _ = black_box(capped.check(key)))),
+            ("known keys", &|_, n| {
+                uniform_numbers(count, n, |key| assert!(known.check(key).is_allowed()))
             }),
         ],
     );
@@ -183,20 +189,24 @@ fn main() {
         "the clock alone",
         &[1, 2],
         &[
-            ("tollgate", &|_, n| (0..n).for_each(|_| _ = black_box(clock.now()))),
+            ("tollgate", &|_, n| repeat(n, || _ = black_box(clock.now()))),
             ("governor", &|_, n| {
                 use governor::clock::Clock;
-                (0..n).for_each(|_| _ = black_box(governors.now()));
+                repeat(n, || _ = black_box(governors.now()))
             }),
         ],
     );
     direct();
     for count in [1_000, 10_000, 100_000, 1_000_000, 10_000_000] {
-        keyed("u64", &(0..count).collect::<Vec<u64>>());
+        keyed("u64", count, |key: &mut u64, number| *key = number);
     }
-    keyed("String", &(0..100_000).map(|n| format!("{n:016}")).collect::<Vec<String>>());
-    let address = |n: u128| IpAddr::from(Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 64));
-    keyed("IpAddr", &(0..100_000).map(address).collect::<Vec<IpAddr>>());
+    keyed("String", 100_000, |key: &mut String, number| {
+        key.clear();
+        write!(key, "{number:016}").unwrap();
+    });
+    keyed("IpAddr", 100_000, |Address(key): &mut Address, number| {
+        *key = Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number) << 64).into();
+    });
     denied(100_000);
     flood(100_000);
     if is_wanted("stalls") {

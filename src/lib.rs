@@ -128,9 +128,9 @@ mod store;
 pub mod tower;
 
 pub use algorithm::{
-    Admission, Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
-    Origin, Receipt, SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState,
-    Standing, TokenBucket, Wait,
+    Admission, Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState,
+    LeakyBucket, Origin, Receipt, SlidingLog, SlidingLogState, SlidingWindowCounter,
+    SlidingWindowCounterState, Standing, TokenBucket, Wait,
 };
 #[cfg(feature = "redis")]
 pub use algorithm::{Script, ScriptCall, Scripted, StoredState};

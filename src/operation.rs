@@ -164,7 +164,13 @@ fn tell<A: Algorithm>(
 }
 
 /// What becomes of `n` units where there are `room`.
-fn foretell<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, room: u64, now: Tick) -> Outcome {
+fn foretell<A: Algorithm>(
+    algorithm: &A,
+    state: &A::State,
+    n: u64,
+    room: u64,
+    now: Tick,
+) -> Outcome {
     let wait = if n <= room { Wait::Ready } else { algorithm.wait(state, n, now) };
     verdict(wait, if wait == Wait::Ready { algorithm.delay(state, now) } else { 0 })
 }

@@ -7,6 +7,8 @@
     reason = "statistics"
 )]
 
+use std::hash::{BuildHasher, RandomState};
+use std::hint::black_box;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,8 +16,8 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 15;
 const OPERATIONS: u64 = 500_000;
 
-/// Does so many operations on the thread of this number.
-pub type Work<'a> = &'a (dyn Fn(u64, u64) + Sync);
+/// Does so many operations on the thread of this number, and tells how long they took.
+pub type Work<'a> = &'a (dyn Fn(u64, u64) -> Duration + Sync);
 
 /// How long so many operations take, with so many threads at once: their mean.
 pub fn time(threads: u64, operations: u64, work: Work<'_>) -> Duration {
@@ -25,9 +27,7 @@ pub fn time(threads: u64, operations: u64, work: Work<'_>) -> Duration {
             let start = &start;
             move || {
                 start.wait();
-                let began = Instant::now();
-                work(thread, operations);
-                began.elapsed()
+                work(thread, operations)
             }
         };
         let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(run(thread))).collect();
@@ -36,13 +36,44 @@ pub fn time(threads: u64, operations: u64, work: Work<'_>) -> Duration {
     elapsed / u32::try_from(threads).unwrap()
 }
 
-/// Through all keys in an order that the caches do not foresee, each thread from elsewhere.
-pub fn stride(keys: usize, thread: u64, operations: u64, mut ask: impl FnMut(usize)) {
-    let mut key = usize::try_from(thread).unwrap() * keys / 2;
-    for _ in 0..operations {
-        key = (key + 61_803_399) % keys;
-        ask(key);
+/// How long it takes to do something so many times.
+pub fn repeat(times: u64, mut ask: impl FnMut()) -> Duration {
+    let began = Instant::now();
+    (0..times).for_each(|_| ask());
+    began.elapsed()
+}
+
+/// How long it takes to ask about so many keys, each drawn at random from `count` of them. As in a
+/// server, which has just read its request, the keys are at hand: some hundreds are made at a time,
+/// by `make` of their number, and what that takes does not count.
+pub fn uniform<K: Clone + Default>(
+    count: u64,
+    operations: u64,
+    make: impl Fn(&mut K, u64),
+    mut ask: impl FnMut(&K),
+) -> Duration {
+    const AT_HAND: u64 = 500;
+    let mut random = RandomState::new().hash_one(count) | 1;
+    let mut keys = vec![K::default(); AT_HAND as usize];
+    let mut elapsed = Duration::ZERO;
+    for _ in 0..operations.div_ceil(AT_HAND) {
+        for key in &mut keys {
+            // Marsaglia's xorshift.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            make(key, ((random >> 32) * count) >> 32);
+        }
+        let began = Instant::now();
+        keys.iter().for_each(|key| ask(black_box(key)));
+        elapsed += began.elapsed();
     }
+    elapsed
+}
+
+/// The same for keys that are their numbers.
+pub fn uniform_numbers(count: u64, operations: u64, ask: impl FnMut(&u64)) -> Duration {
+    uniform(count, operations, |key, number| *key = number, ask)
 }
 
 /// The median, the least and the most.

@@ -52,9 +52,11 @@ impl BucketState {
     #[inline]
     fn level(self) -> Level {
         let since = Tick::from_stored(self.since_and_long >> 11);
-        let long = (self.since_and_long >> 1 & 0x3ff) << LOW_BITS | self.long_and_short >> SHORT_BITS;
+        let long =
+            (self.since_and_long >> 1 & 0x3ff) << LOW_BITS | self.long_and_short >> SHORT_BITS;
         let short = self.long_and_short & LONGEST_SHORT;
-        let (used, delay) = if self.since_and_long & 1 == 0 { (short, long) } else { (long, short) };
+        let (used, delay) =
+            if self.since_and_long & 1 == 0 { (short, long) } else { (long, short) };
         Level { used, since, last: since.saturating_add(delay) }
     }
 
@@ -237,7 +239,8 @@ impl Bucket {
             None => Wait::Never,
         };
         let taken = if n <= room { n } else { 0 };
-        let delay = if is_queue && n <= room && level.used > 0 { ticks_until(level.used) } else { 0 };
+        let delay =
+            if is_queue && n <= room && level.used > 0 { ticks_until(level.used) } else { 0 };
         let used = (level.used + taken).min(self.max_used);
         if taken > 0 {
             *state = Level { used, ..level }.into();
@@ -247,11 +250,7 @@ impl Bucket {
         } else {
             let room = room - taken;
             let next = used - (self.capacity - (room + 1));
-            Standing {
-                room,
-                next_after: Some(ticks_until(next)),
-                fresh_after: ticks_until(used),
-            }
+            Standing { room, next_after: Some(ticks_until(next)), fresh_after: ticks_until(used) }
         };
         Admission { wait, delay, standing }
     }

@@ -8,9 +8,9 @@ mod text;
 pub use name::Name;
 
 use crate::algorithm::{
-    Admission, Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState, LeakyBucket,
-    Origin, SlidingLog, SlidingLogState, SlidingWindowCounter, SlidingWindowCounterState,
-    TokenBucket, Wait,
+    Admission, Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState,
+    LeakyBucket, Origin, SlidingLog, SlidingLogState, SlidingWindowCounter,
+    SlidingWindowCounterState, TokenBucket, Wait,
 };
 use crate::clock::Tick;
 use crate::decision::Decision;

@@ -441,3 +441,42 @@ where
         Some(queue::acquire(self, limits, key, self.fingerprint(key), n, deadline))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::algorithm::TokenBucket;
+    use crate::clock::ManualClock;
+    use crate::quota::Quota;
+    use std::thread;
+
+    fn memory<T: Default>() -> Memory<T, ManualClock> {
+        Memory::new(ManualClock::new(Tick::from_micros(1_800_000_000_000_000)))
+    }
+
+    #[test]
+    fn two_stores_do_not_share_their_seed() {
+        let [first, second] = [(); 2].map(|()| memory::<()>());
+        assert_eq!(first.fingerprint("a"), first.fingerprint("a"));
+        assert_ne!(first.fingerprint("a"), second.fingerprint("a"));
+    }
+
+    /// Small enough for Miri, and with all that is done without a lock of its own: keys are looked up
+    /// while tables are split, built anew, swept and counted.
+    #[test]
+    fn threads_meet_in_the_midst_of_changes() {
+        const KEYS: u64 = if cfg!(miri) { 600 } else { 60_000 };
+        let store = memory();
+        let bucket = TokenBucket::new(Quota::per_hour(2));
+        let check = |key| store.apply(&bucket, &key, Operation::Check(1)).granted;
+        let granted: u64 = thread::scope(|scope| {
+            let ask = || (0..KEYS).flat_map(|key| [key, key / 2]).map(check).sum::<u64>();
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
+            store.shrink(|state, now| bucket.fresh_after(state, now) > 0);
+            store.change_each(|_, _| ());
+            assert!(store.len_now() <= usize::try_from(KEYS).unwrap());
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>()
+        });
+        assert_eq!(granted, 2 * KEYS);
+    }
+}

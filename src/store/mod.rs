@@ -3,16 +3,6 @@
 #[cfg(feature = "memory")]
 mod backoff;
 #[cfg(feature = "memory")]
-mod read_mostly;
-#[cfg(feature = "memory")]
-mod shard;
-#[cfg(feature = "memory")]
-mod slot;
-#[cfg(feature = "memory")]
-mod sync;
-#[cfg(feature = "memory")]
-mod thread_number;
-#[cfg(feature = "memory")]
 mod direct;
 #[cfg(feature = "memory")]
 mod key_hasher;
@@ -22,12 +12,22 @@ mod lock;
 mod memory;
 #[cfg(all(feature = "memory", feature = "tokio"))]
 mod queue;
+#[cfg(feature = "memory")]
+mod read_mostly;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "memory")]
+mod shard;
+#[cfg(feature = "memory")]
+mod slot;
 #[cfg(all(feature = "memory", feature = "serde"))]
 mod snapshot;
 #[cfg(feature = "memory")]
+mod sync;
+#[cfg(feature = "memory")]
 mod table;
+#[cfg(feature = "memory")]
+mod thread_number;
 #[cfg(feature = "memory")]
 mod tiered;
 

@@ -15,6 +15,8 @@ pub(super) struct Shard<T> {
     tables: Vec<Table<T>>,
     /// The largest power of two of tables.
     round: usize,
+    /// Twice as many, less one.
+    mask: usize,
     len: usize,
     /// The latest instant at which states were dropped. They are fresh from there on, but need
     /// not be so at an earlier one: for keys without a state, time has come that far.
@@ -49,8 +51,11 @@ impl<T> Shard<T> {
 
     #[inline(always)]
     const fn table_index(&self, fingerprint: u64) -> usize {
-        #[allow(clippy::cast_possible_truncation, reason = "the lowest bits are all that is needed")]
-        let bits = fingerprint as usize & (2 * self.round - 1);
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "the lowest bits are all that is needed"
+        )]
+        let bits = fingerprint as usize & self.mask;
         if bits < self.tables.len() { bits } else { bits - self.round }
     }
 
@@ -71,6 +76,7 @@ impl<T: Default> Shard<T> {
         Self {
             tables: vec![Table::default(), Table::default()],
             round: 2,
+            mask: 3,
             len: 0,
             dropped_at,
             looked_at: Tick::default(),
@@ -79,13 +85,20 @@ impl<T: Default> Shard<T> {
 
     /// Puts in the state of a key that has none. Where its table is full, the states that are not to
     /// `keep` at `now` are dropped.
-    pub(super) fn insert(&mut self, fingerprint: u64, state: T, now: Tick, keep: impl Fn(&T) -> bool) {
+    pub(super) fn insert(
+        &mut self,
+        fingerprint: u64,
+        state: T,
+        now: Tick,
+        keep: impl Fn(&T) -> bool,
+    ) {
         let count = self.tables.len();
         if self.len >= count * KEYS_PER_TABLE && count < MAX_TABLES {
             let apart = self.tables[count - self.round].split(self.round as u64);
             self.tables.push(apart);
             if self.tables.len() == 2 * self.round {
                 self.round *= 2;
+                self.mask = 2 * self.round - 1;
             }
         }
         self.len += 1;
