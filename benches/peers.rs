@@ -16,9 +16,12 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 use tollgate::{Clock, CoarseClock, Limiter, MonotonicClock, Quota, TokenBucket};
 
-/// So slow that what is taken within a run does not come back, and so large that it is there.
-const SLOW: Quota = Quota::per_hour(1_000);
-const LARGE: u64 = 100_000_000;
+/// So slow that what is taken within a run does not come back, and no key is dropped; so large that it is
+/// there for each of 1,000 keys, and without keys.
+const SLOW: Quota = Quota::per_hour(1);
+const LARGE: u64 = 400_000;
+const FASTER: Quota = Quota::per_hour(1_000);
+const LARGER: u64 = 400_000_000;
 /// Once the first unit has been taken, nothing is allowed.
 const MEAN: Quota = Quota::per_day(1);
 
@@ -35,6 +38,7 @@ fn governors_mean() -> governor::Quota {
 }
 
 fn direct() {
+    let generous = || TokenBucket::new(FASTER).burst(LARGER);
     let ours = Limiter::direct(generous());
     let coarse = CoarseClock::start(Duration::from_millis(1)).unwrap();
     let with_coarse_clock = Limiter::direct_with_clock(generous(), coarse);
@@ -60,7 +64,7 @@ fn direct() {
     );
 }
 
-/// So many keys of any type, each made of its number; `name` is the type's.
+/// So many keys of any type, each made of its number, all known already; `name` is the type's.
 fn keyed<K: Hash + Eq + Clone + Default + Send + Sync>(
     name: &str,
     count: u64,
@@ -70,8 +74,23 @@ fn keyed<K: Hash + Eq + Clone + Default + Send + Sync>(
     let coarse = CoarseClock::start(Duration::from_millis(1)).unwrap();
     let with_coarse_clock = Limiter::with_clock(generous(), coarse);
     let governor = Governor::keyed(governors_generous());
+    let line = format!("{count} {name}");
+    if !is_wanted(&line) {
+        return;
+    }
+    // One after the other, so that the memory of each lies together.
+    let fill = |ask: &dyn Fn(&K) -> bool| {
+        let mut key = K::default();
+        for number in 0..count {
+            make(&mut key, number);
+            assert!(ask(&key));
+        }
+    };
+    fill(&|key| ours.check(key).is_allowed());
+    fill(&|key| governor.check_key(key).is_ok());
+    fill(&|key| with_coarse_clock.check(key).is_allowed());
     compare(
-        &format!("{count} {name}"),
+        &line,
         &[1, 2],
         &[
             ("tollgate", &|_, n| {

@@ -187,10 +187,12 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let shard = self.shard(fingerprint);
         if let Some(cap) = &self.cap
             && cap.is_full()
-            && shard.read().has_been_searched(now)
         {
-            let now = now.max(shard.read().dropped_at);
-            return cap.apply(algorithm, operation, now);
+            // While this is held, the key gets no place.
+            let shard = shard.read();
+            if shard.has_been_searched(now) && shard.lock(fingerprint).is_none() {
+                return cap.apply(algorithm, operation, now.max(shard.dropped_at));
+            }
         }
         shard.write(|shard| {
             if let Some(mut state) = shard.lock(fingerprint) {
