@@ -136,8 +136,9 @@ impl<T: Default> Table<T> {
     }
 
     fn resize(&mut self, homes: u32) {
-        let taken = std::mem::take(self).taken();
-        *self = Self::build(homes, taken);
+        let mut table = Builder::new(homes);
+        std::mem::take(self).taken().for_each(|slot| table.push(slot));
+        *self = table.finish();
     }
 
     fn taken(self) -> impl Iterator<Item = Slot<T>> {
@@ -149,35 +150,17 @@ impl<T: Default> Table<T> {
         self.taken().map(|mut slot| (slot.tag(), slot.into_state()))
     }
 
-    /// A table of these slots, which are in order; its last place is vacant.
-    fn build(homes: u32, taken: impl Iterator<Item = Slot<T>>) -> Self {
-        let mut slots = Vec::with_capacity((homes + homes.div_ceil(32)) as usize);
-        let mut len = 0;
-        for mut slot in taken {
-            let home = home(slot.tag(), homes);
-            if slots.len() < home {
-                slots.resize_with(home, Slot::default);
-            }
-            slots.push(slot);
-            len += 1;
-        }
-        let end = slots.capacity().max(slots.len() + 1);
-        slots.reserve_exact(end - slots.len());
-        slots.resize_with(end, Slot::default);
-        Self { slots: slots.into_boxed_slice(), homes, len }
-    }
-
     /// Parts with the states that have this `bit` in their tags.
     pub(super) fn split(&mut self, bit: u64) -> Self {
-        let has_bit = |slot: &mut Slot<T>| slot.tag() & bit != 0;
-        let mut slots: Vec<_> = std::mem::take(self).taken().collect();
-        let apart: Vec<_> = slots.extract_if(.., has_bit).collect();
-        let build = |half: Vec<_>| {
-            let len = u32::try_from(half.len()).expect("a table is small");
-            Self::build(homes_for(len), half.into_iter())
-        };
-        *self = build(slots);
-        build(apart)
+        let apart_len = self.iter_mut().filter(|(tag, _)| tag & bit != 0).count();
+        let apart_len = u32::try_from(apart_len).expect("no more than there are");
+        let mut apart = Builder::new(homes_for(apart_len));
+        let mut left = Builder::new(homes_for(self.len - apart_len));
+        for mut slot in std::mem::take(self).taken() {
+            if slot.tag() & bit == 0 { left.push(slot) } else { apart.push(slot) }
+        }
+        *self = left.finish();
+        apart.finish()
     }
 
     /// Gives back what room it does not need.
@@ -187,6 +170,38 @@ impl<T: Default> Table<T> {
         } else {
             self.resize(homes_for(self.len));
         }
+    }
+}
+
+/// A table that is built of slots in the order of their tags.
+struct Builder<T> {
+    slots: Vec<Slot<T>>,
+    homes: u32,
+    len: u32,
+}
+
+impl<T: Default> Builder<T> {
+    fn new(homes: u32) -> Self {
+        let slots = Vec::with_capacity((homes + homes.div_ceil(32)) as usize);
+        Self { slots, homes, len: 0 }
+    }
+
+    fn push(&mut self, mut slot: Slot<T>) {
+        let home = home(slot.tag(), self.homes);
+        if self.slots.len() < home {
+            self.slots.resize_with(home, Slot::default);
+        }
+        self.slots.push(slot);
+        self.len += 1;
+    }
+
+    /// The table; its last place is vacant.
+    fn finish(self) -> Table<T> {
+        let Self { mut slots, homes, len } = self;
+        let end = slots.capacity().max(slots.len() + 1);
+        slots.reserve_exact(end - slots.len());
+        slots.resize_with(end, Slot::default);
+        Table { slots: slots.into_boxed_slice(), homes, len }
     }
 }
 
