@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tollgate::{
-    All, Carry, Clock, Exceptions, FixedWindow, Immediate, Limiter, Live, ManualClock, Memory,
-    MonotonicClock, Operation, Outcome, PerKey, Policy, PolicyState, Quota, RateLimiter,
-    Reservation, SlidingLog, Tick, TieredMemory, TokenBucket,
+    All, BucketState, Carry, Clock, Decision, Exceptions, FixedWindow, Immediate, Limiter, Live,
+    ManualClock, Memory, MonotonicClock, Operation, Outcome, PerKey, Policy, PolicyState, Quota,
+    RateLimiter, Reservation, SlidingLog, Tick, TieredMemory, TokenBucket,
 };
 
 fn clock() -> ManualClock {
@@ -286,4 +286,35 @@ async fn those_who_wait_are_exceptions_too() {
     }
     assert!(!limiter.acquire("mallory").await.unwrap().is_allowed());
     assert!(MonotonicClock::default().now() > Tick::from_micros(MIDNIGHT / 2));
+}
+
+/// Its level stops at fifty years, here a little below what the capacity and the units that have
+/// come back make together.
+#[test]
+fn a_bucket_as_large_as_can_be_tells_what_a_peek_tells() {
+    let bucket = TokenBucket::new(Quota::per_day(7)).burst(127_750);
+    let mut state = BucketState::default();
+    let start = Tick::from_micros(MIDNIGHT);
+    assert!(Operation::Check(127_740).apply(&bucket, &mut state, start).is_allowed());
+    let later = start.saturating_add(DAY / 2);
+    let checked = Operation::Check(13).apply(&bucket, &mut state, later);
+    let peeked = Operation::Peek(1).apply(&bucket, &mut state, later);
+    assert_eq!(checked.granted(), 13);
+    let numbers =
+        |decision: Decision| (decision.remaining(), decision.next_after(), decision.reset_after());
+    assert_eq!(numbers(checked), numbers(peeked));
+}
+
+#[test]
+fn a_refusal_leaves_the_state_of_another_policy_alone() {
+    let start = Tick::from_micros(MIDNIGHT);
+    let other = ["token_bucket 10/s", "sliding_log 10/min", "10/s; 20/min"];
+    for (old, new) in other.into_iter().flat_map(|old| other.map(|new| (old, new))) {
+        let [old, new]: [Policy; 2] = [old, new].map(|text| text.parse().unwrap());
+        let mut state = PolicyState::default();
+        assert!(Operation::Check(9).apply(&old, &mut state, start).is_allowed());
+        let before = format!("{state:?}");
+        assert!(!Operation::Check(9).apply(&new, &mut state, start).is_allowed());
+        assert_eq!(format!("{state:?}"), before, "{old} {new}");
+    }
 }

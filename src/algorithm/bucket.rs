@@ -218,7 +218,8 @@ impl Bucket {
     }
 
     /// Takes `n` units if there is room, and tells what `wait`, `fresh_after` and `room` would tell
-    /// one by one, from one look at the state. In a queue, units are delayed until it was empty.
+    /// one by one, from one look at the state. In a queue, units are delayed until
+    /// all that was in it before has left.
     #[inline(always)]
     pub(super) fn admit(
         &self,
@@ -248,7 +249,8 @@ impl Bucket {
         let standing = if used == 0 {
             Standing::fresh(self.capacity)
         } else {
-            let room = room - taken;
+            // Not what was there less what is taken: a level stops at the highest.
+            let room = self.capacity.saturating_sub(used - regained);
             let next = used - (self.capacity - (room + 1));
             Standing { room, next_after: Some(ticks_until(next)), fresh_after: ticks_until(used) }
         };

@@ -41,8 +41,8 @@ use std::time::Duration;
 ///
 /// Rules that an implementation keeps, and the five of this crate are tested for:
 ///
-/// - Reading changes nothing, so a refusal costs nothing: only [`take`](Self::take) and
-///   [`give_back`](Self::give_back) write.
+/// - Reading changes nothing, so a refusal costs nothing: only what takes units or gives them back
+///   writes, and [`admit`](Self::admit) only if it takes some.
 /// - A wait is exact: what had to wait is ready when it has passed, and not a tick before.
 /// - Rounding is towards refusing: rooms down, waits up.
 /// - Time that goes backwards stands still: a state that was written at an instant reads, at
@@ -110,19 +110,13 @@ pub trait Algorithm: Send + Sync {
         told.push(self.fresh_after(state, now));
     }
 
-    /// Takes `n` units if there is room for them, and otherwise none; tells what became of them and
-    /// how things stand then. What [`wait`](Self::wait) and [`delay`](Self::delay) tell before, and
-    /// [`standing`](Self::standing) after. To be written anew only where it is cheaper to do all this
-    /// together.
+    /// Takes `n` units if there is room for them, and otherwise none, which leaves the state as it
+    /// was. Tells what [`wait`](Self::wait) and [`delay`](Self::delay) told before, and what
+    /// [`standing`](Self::standing) tells after. To be written anew only where it is cheaper to do all
+    /// this together.
     #[inline]
     fn admit(&self, state: &mut Self::State, n: u64, now: Tick) -> Admission {
-        let room = self.room(state, now);
-        let wait = if n <= room { Wait::Ready } else { self.wait(state, n, now) };
-        let delay = if wait == Wait::Ready { self.delay(state, now) } else { 0 };
-        if wait == Wait::Ready && n > 0 {
-            self.take(state, n, now);
-        }
-        Admission { wait, delay, standing: self.standing(state, now) }
+        Admission::by_parts(self, state, n, now)
     }
 
     /// How things stand: the [`room`](Self::room), the [`wait`](Self::wait) for one unit more than
@@ -198,10 +192,19 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Of no unit, or of more than there ever are, with a key whose state says nothing.
-    pub(crate) const fn fresh(limit: u64, n: u64) -> Self {
-        let wait = if n == 0 { Wait::Ready } else { Wait::Never };
-        Self { wait, delay: 0, standing: Standing::fresh(limit) }
+    /// What [`Algorithm::admit`] is made of where it is not written anew.
+    #[inline]
+    pub(crate) fn by_parts<A>(algorithm: &A, state: &mut A::State, n: u64, now: Tick) -> Self
+    where
+        A: Algorithm + ?Sized,
+    {
+        let room = algorithm.room(state, now);
+        let wait = if n <= room { Wait::Ready } else { algorithm.wait(state, n, now) };
+        let delay = if wait == Wait::Ready { algorithm.delay(state, now) } else { 0 };
+        if wait == Wait::Ready && n > 0 {
+            algorithm.take(state, n, now);
+        }
+        Self { wait, delay, standing: algorithm.standing(state, now) }
     }
 }
 

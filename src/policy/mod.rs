@@ -190,12 +190,7 @@ macro_rules! choose {
 /// changed.
 macro_rules! change {
     ($policy:expr, $state:expr, |$algorithm:ident, $s:ident| $body:expr) => {{
-        let fits = match (&$policy.0, &$state.0) {
-            (Choice::One(_), ChoiceState::One(_)) => true,
-            (Choice::Set(All(limits)), ChoiceState::Set(states)) => limits.len() == states.len(),
-            _ => false,
-        };
-        if !fits {
+        if !$policy.owns($state) {
             $policy.own($state);
         }
         match (&$policy.0, &mut $state.0) {
@@ -212,6 +207,15 @@ fn most_consumed(states: &[LimitState]) -> LimitState {
 }
 
 impl Policy {
+    #[inline]
+    fn owns(&self, state: &PolicyState) -> bool {
+        match (&self.0, &state.0) {
+            (Choice::One(_), ChoiceState::One(_)) => true,
+            (Choice::Set(All(limits)), ChoiceState::Set(states)) => limits.len() == states.len(),
+            _ => false,
+        }
+    }
+
     /// Makes the state one of this policy's own.
     fn own(&self, state: &mut PolicyState) {
         state.0 = match (&self.0, std::mem::take(&mut state.0)) {
@@ -255,8 +259,9 @@ impl Algorithm for Policy {
     }
 
     fn admit(&self, state: &mut PolicyState, n: u64, now: Tick) -> Admission {
-        if matches!(state.0, ChoiceState::Fresh) && !(1..=self.limit()).contains(&n) {
-            return Admission::fresh(self.limit(), n);
+        // What is not its own is made so only when units are taken.
+        if !self.owns(state) {
+            return Admission::by_parts(self, state, n, now);
         }
         change!(self, state, |choice, s| choice.admit(s, n, now))
     }
@@ -513,8 +518,8 @@ impl Algorithm for Limit {
     }
 
     fn admit(&self, state: &mut LimitState, n: u64, now: Tick) -> Admission {
-        if matches!(state.0, AnyState::Fresh) && !(1..=self.limit()).contains(&n) {
-            return Admission::fresh(self.limit(), n);
+        if !self.owns(state) {
+            return Admission::by_parts(self, state, n, now);
         }
         change_limit!(self, state, |a, s| a.admit(s, n, now))
     }

@@ -18,8 +18,8 @@ use crate::operation::Operation;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::hash::Hash;
-use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::{fmt, mem};
 #[cfg(feature = "tokio")]
 use tokio::time::Instant;
 
@@ -34,7 +34,6 @@ use tokio::time::Instant;
 /// states in it that say nothing any more (an idle key's, once all that it took has come back)
 /// make room for new ones, and only if that frees too little it grows: memory follows the keys
 /// that are in use. With a bucket or a fixed window, a key takes 27 to 31 bytes.
-#[derive(Debug)]
 pub struct Memory<T, C = MonotonicClock> {
     shards: Box<[ReadMostly<Shard<T>>]>,
     hasher: KeyHasher,
@@ -45,7 +44,6 @@ pub struct Memory<T, C = MonotonicClock> {
 }
 
 /// What becomes of keys beyond a number of them.
-#[derive(Debug)]
 struct Cap<T> {
     max_keys: usize,
     keys: AtomicUsize,
@@ -59,6 +57,19 @@ const MAX_SHARDS: usize = 64;
 
 fn empty_shards<T: Default>(count: usize, dropped_at: Tick) -> Box<[ReadMostly<Shard<T>>]> {
     (0..count).map(|_| ReadMostly::new(Shard::new(dropped_at))).collect()
+}
+
+impl<T, C> Memory<T, C> {
+    fn len_now(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+}
+
+/// How many keys it has, and not how they are hashed, nor what they have used.
+impl<T, C> fmt::Debug for Memory<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("len", &self.len_now()).finish_non_exhaustive()
+    }
 }
 
 impl<T: Default, C: Clock> Memory<T, C> {
@@ -78,8 +89,8 @@ impl<T: Default, C: Clock> Memory<T, C> {
         }
     }
 
-    /// A fingerprint's lowest bits choose the table within the shard, its highest ones the place
-    /// within the table.
+    /// Bits from the middle of a fingerprint choose the shard; the lowest ones the table there, the
+    /// highest ones the place in the table.
     #[inline]
     fn shard(&self, fingerprint: u64) -> &ReadMostly<Shard<T>> {
         let middle = (fingerprint >> 16 & 0xffff) as usize;
@@ -112,7 +123,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let len = AtomicUsize::new(self.len_now());
         let shared = self.cap.map(|cap| cap.shared).unwrap_or_default();
         let cap = Cap { max_keys: keys, keys: len, shared };
-        // Room is looked for in one table: where there are few keys, that should be most of them.
+        // Room is looked for in two tables: where there are few keys, that should be most of them.
         let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(self.shards.len());
         let dropped_at = self.shards.iter().map(|shard| shard.read().dropped_at).max();
         let shards = empty_shards(shards, dropped_at.unwrap_or_default());
@@ -237,10 +248,6 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     /// The present instant, as far as time has come for keys without a state.
     fn now_in(&self, shard: &Shard<T>) -> Tick {
         self.clock.now().min(Tick::MAX).max(shard.dropped_at)
-    }
-
-    fn len_now(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().len()).sum()
     }
 
     /// Drops the states that are not to `keep`, and gives the memory back.

@@ -7,7 +7,6 @@ use std::ops::Deref;
 
 /// A value under several locks. To look at it, a thread takes one of them, always the same, whose cache
 /// line few other threads write, or none; to change it, it takes them all.
-#[derive(Debug)]
 pub(super) struct ReadMostly<T> {
     locks: [Lock<()>; LOCKS],
     value: UnsafeCell<T>,

@@ -10,7 +10,6 @@ use crate::clock::Tick;
 /// order (linear hashing, after [Litwin](https://dl.acm.org/doi/10.5555/1286887.1286911)). The lowest
 /// bits of a fingerprint choose between them; the lowest of all also tells a table's even or odd
 /// number, so the tables need not keep it.
-#[derive(Debug)]
 pub(super) struct Shard<T> {
     tables: Vec<Table<T>>,
     /// The largest power of two of tables.

@@ -6,7 +6,6 @@ use std::ops::{Deref, DerefMut};
 
 /// A state, behind an even number that tells whose it is: its tag. The tag's lowest bit is the lock
 /// on the state, so that whoever has found it has the lock's cache line already, and needs no other.
-#[derive(Debug)]
 pub(super) struct Slot<T> {
     word: AtomicU64,
     state: UnsafeCell<T>,
@@ -41,6 +40,7 @@ impl<T> Slot<T> {
     /// Locks the state of a slot with this `tag`.
     #[inline(always)]
     pub(super) fn lock(&self, tag: u64) -> SlotGuard<'_, T> {
+        debug_assert!(tag & LOCKED == 0, "a tag is even");
         if !self.try_lock(tag) {
             self.lock_when_free(tag);
         }
@@ -84,8 +84,9 @@ impl<T> Deref for SlotGuard<'_, T> {
     #[inline]
     #[allow(unsafe_code)]
     fn deref(&self) -> &T {
-        // SAFETY: as for the other one, but that this reference may be shared.
-        unsafe { self.state.deref() }
+        // SAFETY: as for the other one, but that this reference may be shared, and so is not made of
+        // one that may not.
+        self.state.with(|state| unsafe { &*state })
     }
 }
 

@@ -6,7 +6,6 @@ pub(super) use std::hint::spin_loop;
 pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) use std::thread::yield_now;
 
-#[derive(Debug)]
 pub(super) struct UnsafeCell<T>(cell::UnsafeCell<T>);
 
 impl<T> UnsafeCell<T> {
@@ -53,6 +52,11 @@ impl<T> ConstPtr<T> {
 pub(super) struct MutPtr<T>(*mut T);
 
 impl<T> MutPtr<T> {
+    #[inline]
+    pub(super) fn with<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0)
+    }
+
     /// # Safety
     ///
     /// The cell is still there, and there is no other reference to what is in it.
