@@ -44,8 +44,8 @@ pub struct Decision {
 pub enum Outcome {
     /// Admitted: go now.
     Allowed,
-    /// Admitted and charged: go when this much time has passed. Only a
-    /// [`LeakyBucket`](crate::LeakyBucket) says so.
+    /// Admitted and charged: go when this much time has passed. Of the
+    /// crate's own algorithms, only a [`LeakyBucket`](crate::LeakyBucket) says so.
     Delayed(Duration),
     /// Refused, and nothing charged: asking again after this much time succeeds, unless
     /// somebody else takes the units first; asking a microsecond earlier does not.

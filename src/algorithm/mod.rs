@@ -37,7 +37,8 @@ use std::time::Duration;
 ///
 /// Implement it to bring an algorithm of your own; everything that a limiter does (check, peek,
 /// partial takes, debts, refunds, sets, expiry of idle keys) is derived from these functions.
-/// `examples/own_algorithm.rs` does so in full.
+/// `examples/own_algorithm.rs` shows one, in process and in Redis: what must be written, and nothing that
+/// has a default here.
 ///
 /// Rules that an implementation keeps, and the five of this crate are tested for:
 ///
@@ -83,7 +84,8 @@ pub trait Algorithm: Send + Sync {
     }
 
     /// Units that were taken beyond the limit and still count; 0 where there is room. To be told by
-    /// an algorithm that can be in debt.
+    /// an algorithm that can be in debt, as any can whose [`take`](Self::take) counts what there was no
+    /// room for: without it, settlements may leave a debt of more than one limit.
     fn debt(&self, _state: &Self::State, _now: Tick) -> u64 {
         0
     }
@@ -99,7 +101,8 @@ pub trait Algorithm: Send + Sync {
     }
 
     /// Whether the state can be one of this algorithm's own: asked of those that a program finds
-    /// outside of itself, as in a snapshot. To be told where the algorithm panics on other states.
+    /// outside of itself, as in a snapshot. To be told where the algorithm panics on other
+    /// states; unless it is, all fit.
     fn fits(&self, _state: &Self::State) -> bool {
         true
     }
@@ -176,7 +179,7 @@ pub enum Wait {
     Ready,
     /// They can be taken after so many microseconds, at least 1.
     After(u64),
-    /// They exceed the limit.
+    /// They exceed the limit, and no wait will do.
     Never,
 }
 

@@ -24,7 +24,9 @@ impl<A: Algorithm> Limiter<A, Memory<A::State>> {
 }
 
 impl<A: Algorithm> Limiter<A, Direct<A::State>> {
-    /// A limiter in process without keys: one budget for all callers.
+    /// A limiter in process without keys: one budget for all callers. As the field of a struct its
+    /// type is `Limiter<TokenBucket, Direct<BucketState>>`; with a clock of its own, it is made by
+    /// [`direct_with_clock`](Self::direct_with_clock).
     ///
     /// ```
     /// use tollgate::{Limiter, Quota, TokenBucket};
@@ -67,7 +69,8 @@ impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
     /// The same limiter for no more than so many keys at a time: a bound on its memory,
     /// whatever keys there are.
     ///
-    /// When there are as many, and none of those looked at is idle, all further keys together
+    /// When there are as many, and none of those looked at is idle (two hundred or
+    /// more of those near a further key, every millisecond), all further keys together
     /// have the budget of one: what one of them takes or gives back, it takes from all and
     /// gives to all, and a [`reset`](Self::reset) of one changes nothing. Keys that are in
     /// memory are limited as ever. A key that gets a place later starts with no more than that
@@ -334,7 +337,7 @@ where
         self.decide(key, Operation::Check(n))
     }
 
-    /// Tells what [`check`](Self::check) would say, and takes nothing.
+    /// Tells whether [`check`](Self::check) would admit, and how things stand, and takes nothing.
     ///
     /// ```
     /// # use tollgate::{Limiter, Quota, SlidingLog};
@@ -539,7 +542,7 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Direct<State<L>, C>> {
         self.decide(Operation::Check(n))
     }
 
-    /// Tells what [`check`](Self::check) would say, and takes nothing.
+    /// Tells whether [`check`](Self::check) would admit, and how things stand, and takes nothing.
     pub fn peek(&self) -> Decision {
         self.decide(Operation::Peek(1))
     }

@@ -171,7 +171,7 @@ pub trait RateLimiter<K: ?Sized>: Describe {
         self.decide(key, Operation::Check(n))
     }
 
-    /// Tells what [`check`](Self::check) would say, and takes nothing.
+    /// Tells whether [`check`](Self::check) would admit, and how things stand, and takes nothing.
     fn peek(&self, key: &K) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
         self.decide(key, Operation::Peek(1))
     }
