@@ -27,7 +27,7 @@ fn a_slot_loses_no_change_of_any_thread() {
         };
         *slot.lock(TAG) += 1;
         thread.join().unwrap();
-        let mut slot = Arc::try_unwrap(slot).unwrap();
+        let mut slot = Arc::try_unwrap(slot).ok().expect("the only one");
         assert_eq!((slot.tag(), *slot.get_mut()), (TAG, 3));
         assert_eq!(slot.into_state(), 3);
     });
