@@ -1,6 +1,6 @@
 //! Everything a limiter can be asked, derived once for every algorithm.
 
-use crate::algorithm::{Admission, Algorithm, Receipt, Standing, Wait};
+use crate::algorithm::{Admission, Algorithm, Receipt, Standing, Wait, foretell};
 use crate::clock::Tick;
 use crate::decision::{Decision, Outcome};
 use std::time::Duration;
@@ -70,13 +70,13 @@ impl Operation<'_> {
         match self {
             Self::Check(n) => return check(algorithm, state, n, now),
             Self::Peek(n) => {
-                let outcome = foretell(algorithm, state, n, room, now);
+                let outcome = verdict(foretell(algorithm, state, n, room, now));
                 return charge(algorithm, state, outcome, n, 0, now);
             }
             Self::TakeUpTo(n) => {
                 let available = n.min(room);
                 let asked = if n == 0 { 0 } else { available.max(1) };
-                let outcome = foretell(algorithm, state, asked, room, now);
+                let outcome = verdict(foretell(algorithm, state, asked, room, now));
                 return charge(algorithm, state, outcome, asked, available, now);
             }
             Self::Debit(n) => return charge(algorithm, state, Outcome::Allowed, 0, n, now),
@@ -114,7 +114,7 @@ impl Operation<'_> {
 #[inline(always)]
 fn check<A: Algorithm>(algorithm: &A, state: &mut A::State, n: u64, now: Tick) -> Decision {
     let Admission { wait, delay, standing } = algorithm.admit(state, n, now);
-    let outcome = verdict(wait, delay);
+    let outcome = verdict((wait, delay));
     let granted = if outcome.admits() { n } else { 0 };
     tell(algorithm, state, outcome, n, granted, standing, now)
 }
@@ -163,21 +163,9 @@ fn tell<A: Algorithm>(
     }
 }
 
-/// What becomes of `n` units where there are `room`.
-fn foretell<A: Algorithm>(
-    algorithm: &A,
-    state: &A::State,
-    n: u64,
-    room: u64,
-    now: Tick,
-) -> Outcome {
-    let wait = if n <= room { Wait::Ready } else { algorithm.wait(state, n, now) };
-    verdict(wait, if wait == Wait::Ready { algorithm.delay(state, now) } else { 0 })
-}
-
 #[inline]
-const fn verdict(wait: Wait, delay: u64) -> Outcome {
-    match (wait, delay) {
+const fn verdict(foretold: (Wait, u64)) -> Outcome {
+    match foretold {
         (Wait::Ready, 0) => Outcome::Allowed,
         (Wait::Ready, micros) => Outcome::Delayed(Duration::from_micros(micros)),
         (Wait::After(micros), _) => Outcome::Denied(Duration::from_micros(micros)),

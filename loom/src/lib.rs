@@ -15,7 +15,6 @@ mod sync {
 mod lock {
     use loom::sync::{Mutex, MutexGuard};
 
-    #[derive(Debug)]
     pub(crate) struct Lock<T>(Mutex<T>);
 
     pub(crate) type LockGuard<'a, T> = MutexGuard<'a, T>;

@@ -201,14 +201,29 @@ impl Admission {
     where
         A: Algorithm + ?Sized,
     {
-        let room = algorithm.room(state, now);
-        let wait = if n <= room { Wait::Ready } else { algorithm.wait(state, n, now) };
-        let delay = if wait == Wait::Ready { algorithm.delay(state, now) } else { 0 };
+        let (wait, delay) = foretell(algorithm, state, n, algorithm.room(state, now), now);
         if wait == Wait::Ready && n > 0 {
             algorithm.take(state, n, now);
         }
         Self { wait, delay, standing: algorithm.standing(state, now) }
     }
+}
+
+/// How long until `n` units can be taken where there are `room`, and for how long they must hold back
+/// then.
+#[inline]
+pub(crate) fn foretell<A>(
+    algorithm: &A,
+    state: &A::State,
+    n: u64,
+    room: u64,
+    now: Tick,
+) -> (Wait, u64)
+where
+    A: Algorithm + ?Sized,
+{
+    let wait = if n <= room { Wait::Ready } else { algorithm.wait(state, n, now) };
+    (wait, if wait == Wait::Ready { algorithm.delay(state, now) } else { 0 })
 }
 
 /// How things stand with a key: see [`Algorithm::standing`].

@@ -14,8 +14,6 @@ pub(super) struct Shard<T> {
     tables: Vec<Table<T>>,
     /// The largest power of two of tables.
     round: usize,
-    /// Twice as many, less one.
-    mask: usize,
     len: usize,
     /// The latest instant at which states were dropped. They are fresh from there on, but need
     /// not be so at an earlier one: for keys without a state, time has come that far.
@@ -54,7 +52,7 @@ impl<T> Shard<T> {
             clippy::cast_possible_truncation,
             reason = "the lowest bits are all that is needed"
         )]
-        let bits = fingerprint as usize & self.mask;
+        let bits = fingerprint as usize & (2 * self.round - 1);
         if bits < self.tables.len() { bits } else { bits - self.round }
     }
 
@@ -75,7 +73,6 @@ impl<T: Default> Shard<T> {
         Self {
             tables: vec![Table::default(), Table::default()],
             round: 2,
-            mask: 3,
             len: 0,
             dropped_at,
             looked_at: Tick::default(),
@@ -97,7 +94,6 @@ impl<T: Default> Shard<T> {
             self.tables.push(apart);
             if self.tables.len() == 2 * self.round {
                 self.round *= 2;
-                self.mask = 2 * self.round - 1;
             }
         }
         self.len += 1;

@@ -64,7 +64,7 @@ impl<T> Slot<T> {
     #[allow(unsafe_code)]
     pub(super) fn get_mut(&mut self) -> &mut T {
         // SAFETY: the slot is borrowed mutably for as long as the state is.
-        self.state.with_mut(|state| unsafe { &mut *state })
+        self.state.get_mut().with(|state| unsafe { &mut *state })
     }
 
     pub(super) fn into_state(self) -> T {

@@ -23,11 +23,6 @@ impl<T> UnsafeCell<T> {
         MutPtr(self.0.get())
     }
 
-    #[inline]
-    pub(super) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
-        f(self.0.get())
-    }
-
     pub(super) fn into_inner(self) -> T {
         self.0.into_inner()
     }
