@@ -83,6 +83,8 @@ impl Tick {
 /// ```
 pub trait Clock: Send + Sync {
     /// The present instant. It may go backwards: limits treat that as time standing still.
+    ///
+    /// A store may ask while it holds a lock, so this must not ask a limiter for anything.
     fn now(&self) -> Tick;
 }
 
@@ -154,8 +156,8 @@ mod monotonic {
     #[derive(Clone, Debug)]
     pub struct MonotonicClock {
         clock: quanta::Clock,
-        start_raw: u64,
-        start: Tick,
+        /// The instant at which the clock would have counted nothing.
+        zero: Tick,
         /// Microseconds for a count of the clock, times 2^64.
         micros_per_count: u64,
     }
@@ -166,13 +168,16 @@ mod monotonic {
         // Rounded down by less than a microsecond in thirty years of nanoseconds.
         let nanos = u128::from(clock.delta_as_nanos(0, 1 << 50));
         let micros_per_count = u64::try_from((nanos << 14) / 1_000).unwrap_or(u64::MAX);
-        MonotonicClock {
-            start_raw: clock.raw(),
-            start: Tick::from_micros(micros(since_epoch)),
-            micros_per_count,
-            clock,
-        }
+        let counted = micros_of(clock.raw(), micros_per_count);
+        let zero = Tick(micros(since_epoch).wrapping_sub(counted));
+        MonotonicClock { zero, micros_per_count, clock }
     });
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "the upper half of 128 bits")]
+    fn micros_of(counts: u64, micros_per_count: u64) -> u64 {
+        ((u128::from(counts) * u128::from(micros_per_count)) >> 64) as u64
+    }
 
     impl Default for MonotonicClock {
         fn default() -> Self {
@@ -183,12 +188,9 @@ mod monotonic {
     impl Clock for MonotonicClock {
         #[inline]
         fn now(&self) -> Tick {
-            let counts = self.clock.raw().saturating_sub(self.start_raw);
-            let wide = u128::from(counts) * u128::from(self.micros_per_count);
-            #[allow(clippy::cast_possible_truncation, reason = "the upper half of 128 bits")]
-            let elapsed = (wide >> 64) as u64;
+            let counted = micros_of(self.clock.raw(), self.micros_per_count);
             // No process runs for half a million years.
-            Tick(self.start.0.wrapping_add(elapsed))
+            Tick(self.zero.0.wrapping_add(counted))
         }
     }
 

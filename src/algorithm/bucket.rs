@@ -28,8 +28,8 @@ pub struct BucketState {
     long_and_short: u64,
 }
 
-/// What a [`BucketState`] says: of the units used and the delay from `since` to `last`, one in 45
-/// bits and the other in 29.
+/// What a [`BucketState`] says: of the units used and the delay from `since` to `last`, which is not
+/// earlier, one in 45 bits and the other in 29.
 #[derive(Copy, Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Level {
@@ -78,7 +78,7 @@ impl BucketState {
 impl From<Level> for BucketState {
     #[inline]
     fn from(Level { used, since, last }: Level) -> Self {
-        let delay = last.micros_since(since);
+        let delay = last.as_micros() - since.as_micros();
         if used <= LONGEST_SHORT {
             return Self::of(since, used, delay, false);
         }
@@ -230,7 +230,7 @@ impl Bucket {
     ) -> Admission {
         let (level, regained) = self.at(self.level(state), now);
         // What has passed of the span in which the next units are regained.
-        let elapsed = level.last.micros_since(level.since);
+        let elapsed = level.last.as_micros() - level.since.as_micros();
         let ticks_until = |used: u64| self.ticks_for(used) - elapsed;
         let used = level.used - regained;
         let room = self.capacity.saturating_sub(used);
@@ -297,7 +297,7 @@ impl Bucket {
     #[inline]
     fn at(&self, level: Level, now: Tick) -> (Level, u64) {
         let last = now.max(level.last);
-        let elapsed = last.micros_since(level.since);
+        let elapsed = last.as_micros() - level.since.as_micros();
         let (used, rest) = if elapsed < self.ticks.get() {
             (level.used, elapsed)
         } else {

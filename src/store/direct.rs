@@ -72,8 +72,9 @@ impl<A: Algorithm, C: Clock> Queued<A> for Direct<A::State, C> {
         algorithm: &A,
         _fingerprint: u64,
         operation: Operation<'_>,
-        now: Tick,
+        now: impl FnOnce() -> Tick,
     ) -> Decision {
+        let now = now();
         operation.apply(algorithm, &mut self.state.lock(), now)
     }
 

@@ -175,10 +175,13 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         algorithm: &A,
         fingerprint: u64,
         operation: Operation<'_>,
-        now: Tick,
+        now: impl FnOnce() -> Tick,
     ) -> Decision {
         let shard = self.shard(fingerprint).read();
-        if let Some(mut state) = shard.lock(fingerprint) {
+        let place = shard.find(fingerprint);
+        // The clock is read while the state is fetched.
+        let now = now();
+        if let Some(mut state) = place.lock() {
             return operation.apply(algorithm, &mut state, now);
         }
         drop(shard);
@@ -322,7 +325,7 @@ impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for Memory<T, C> {
         #[cfg(feature = "tokio")]
         return queue::apply(self, algorithm, fingerprint, operation);
         #[cfg(not(feature = "tokio"))]
-        self.apply_at(algorithm, fingerprint, operation, self.clock.now())
+        self.apply_at(algorithm, fingerprint, operation, || self.clock.now())
     }
 
     fn len(&self) -> usize {
@@ -345,7 +348,7 @@ impl<A: Algorithm, C: Clock> Queued<A> for Memory<A::State, C> {
         algorithm: &A,
         fingerprint: u64,
         operation: Operation<'_>,
-        now: Tick,
+        now: impl FnOnce() -> Tick,
     ) -> Decision {
         self.apply_at(algorithm, fingerprint, operation, now)
     }

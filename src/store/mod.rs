@@ -10,6 +10,8 @@ mod key_hasher;
 mod lock;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "memory")]
+mod prefetch;
 #[cfg(all(feature = "memory", feature = "tokio"))]
 mod queue;
 #[cfg(feature = "memory")]

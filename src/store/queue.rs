@@ -22,13 +22,13 @@ pub(super) trait Queued<A: Algorithm>: Sync {
 
     fn state(&self, fingerprint: u64) -> A::State;
 
-    /// Does `operation`, whoever waits.
+    /// Does `operation`, whoever waits, at the instant that `now` tells when it is needed.
     fn apply_at(
         &self,
         algorithm: &A,
         fingerprint: u64,
         operation: Operation<'_>,
-        now: Tick,
+        now: impl FnOnce() -> Tick,
     ) -> Decision;
 
     fn queues(&self) -> &Queues<A::State>;
@@ -209,7 +209,7 @@ where
     {
         return decision.apart();
     }
-    let decision = store.apply_at(algorithm, fingerprint, operation, store.now());
+    let decision = store.apply_at(algorithm, fingerprint, operation, || store.now());
     if changes_turns(operation) {
         store.queues().changed(fingerprint);
     }
@@ -241,9 +241,9 @@ where
         Operation::Check(_)
         | Operation::Peek(_)
         | Operation::TakeUpTo(_)
-        | Operation::Reserve(..) => store.apply_at(algorithm, fingerprint, operation, now),
+        | Operation::Reserve(..) => store.apply_at(algorithm, fingerprint, operation, || now),
         Operation::Debit(_) | Operation::Refund(_) | Operation::Reset | Operation::Settle(..) => {
-            let decision = store.apply_at(algorithm, fingerprint, operation, now);
+            let decision = store.apply_at(algorithm, fingerprint, operation, || now);
             queue.changed();
             decision
         }
@@ -263,7 +263,7 @@ where
     S: Queued<A>,
     A: Algorithm,
 {
-    let standing = store.apply_at(algorithm, fingerprint, Operation::Peek(n), now);
+    let standing = store.apply_at(algorithm, fingerprint, Operation::Peek(n), || now);
     if standing.outcome == Outcome::Never {
         return standing;
     }
@@ -366,7 +366,7 @@ struct Asked<'r> {
 
 impl Asked<'_> {
     fn take<S: Queued<A>, A: Algorithm>(&self, store: &S, algorithm: &A, at: Tick) -> Decision {
-        store.apply_at(algorithm, self.fingerprint, Operation::Reserve(self.n, self.receipt), at)
+        store.apply_at(algorithm, self.fingerprint, Operation::Reserve(self.n, self.receipt), || at)
     }
 }
 

@@ -25,7 +25,7 @@ impl<T> ReadMostly<T> {
 
     #[inline(always)]
     pub(super) fn read(&self) -> ReadGuard<'_, T> {
-        let held = self.locks[thread_number() % LOCKS].lock();
+        let held = self.locks[thread_number()].lock();
         ReadGuard { value: self.value.get(), _held: held }
     }
 

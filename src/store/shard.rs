@@ -1,7 +1,7 @@
 //! A part of a store: many small tables, one more at a time.
 
 use super::slot::SlotGuard;
-use super::table::Table;
+use super::table::{Place, Table};
 use crate::clock::Tick;
 
 /// The states of the keys of one shard, by their fingerprints.
@@ -47,19 +47,26 @@ impl<T> Shard<T> {
     }
 
     #[inline(always)]
-    const fn table_index(&self, fingerprint: u64) -> usize {
+    fn table_index(&self, fingerprint: u64) -> usize {
         #[allow(
             clippy::cast_possible_truncation,
             reason = "the lowest bits are all that is needed"
         )]
         let bits = fingerprint as usize & (2 * self.round - 1);
-        if bits < self.tables.len() { bits } else { bits - self.round }
+        // Which of them a processor could foresee for half of the keys only.
+        let is_split = bits < self.tables.len();
+        std::hint::select_unpredictable(is_split, bits, bits.wrapping_sub(self.round))
+    }
+
+    /// Where the state of a key is, if it has one.
+    #[inline(always)]
+    pub(super) fn find(&self, fingerprint: u64) -> Place<'_, T> {
+        self.tables[self.table_index(fingerprint)].find(tag(fingerprint))
     }
 
     /// The state of a key, where it has one, locked.
-    #[inline(always)]
     pub(super) fn lock(&self, fingerprint: u64) -> Option<SlotGuard<'_, T>> {
-        self.tables[self.table_index(fingerprint)].lock(tag(fingerprint))
+        self.find(fingerprint).lock()
     }
 
     /// Whether it is too early to look for room again.

@@ -1,5 +1,6 @@
 //! A hash table for states: nearly full, and built anew in small steps.
 
+use super::prefetch::prefetch;
 use super::slot::{Slot, SlotGuard};
 
 /// States by their tag, in the order of the tags, which are even numbers.
@@ -41,26 +42,40 @@ const fn home(tag: u64, homes: u32) -> usize {
 impl<T> Table<T> {
     pub(super) const MAX_TAG: u64 = VACANT - 2;
 
-    /// Where `tag` is, or where it would have to go in.
+    /// Where the state with this tag is, which is at most [`MAX_TAG`](Self::MAX_TAG), if it is there.
     #[inline(always)]
-    fn search(&self, tag: u64) -> Result<usize, usize> {
-        let mut index = home(tag, self.homes);
-        while let Some(slot) = self.slots.get(index) {
+    pub(super) fn find(&self, tag: u64) -> Place<'_, T> {
+        let home = home(tag, self.homes);
+        // It is there, or on the line behind it.
+        let first = self.slots.as_ptr().wrapping_add(home);
+        prefetch(first);
+        prefetch(first.wrapping_byte_add(64));
+        Place { slots: &self.slots, home, tag }
+    }
+}
+
+/// Where a state is, if it is there.
+pub(super) struct Place<'a, T> {
+    slots: &'a [Slot<T>],
+    /// The first place that it can be in.
+    home: usize,
+    tag: u64,
+}
+
+impl<'a, T> Place<'a, T> {
+    /// The state, locked.
+    #[inline(always)]
+    pub(super) fn lock(&self) -> Option<SlotGuard<'a, T>> {
+        let mut index = self.home;
+        loop {
+            let slot = self.slots.get(index)?;
             // A word is its slot's tag or, while that is locked, one more.
             let word = slot.word();
-            if word >= tag {
-                return if word - tag <= 1 { Ok(index) } else { Err(index) };
+            if word >= self.tag {
+                return if word - self.tag <= 1 { Some(slot.lock(self.tag)) } else { None };
             }
             index += 1;
         }
-        Err(index)
-    }
-
-    /// The state with this tag, which is at most [`MAX_TAG`](Self::MAX_TAG), locked.
-    #[inline(always)]
-    pub(super) fn lock(&self, tag: u64) -> Option<SlotGuard<'_, T>> {
-        let slot = self.slots.get(self.search(tag).ok()?)?;
-        Some(slot.lock(tag))
     }
 }
 
@@ -100,8 +115,12 @@ impl<T: Default> Table<T> {
         if self.len * 10 >= self.homes * 9 {
             return Err(slot);
         }
-        let (Ok(index) | Err(index)) = self.search(slot.tag());
-        let behind = &mut self.slots[index..];
+        let tag = slot.tag();
+        let behind = &mut self.slots[home(tag, self.homes)..];
+        let Some(index) = behind.iter_mut().position(|other| other.tag() > tag) else {
+            return Err(slot);
+        };
+        let behind = &mut behind[index..];
         let Some(vacant) = behind.iter_mut().position(|slot| slot.tag() == VACANT) else {
             return Err(slot);
         };
@@ -226,8 +245,10 @@ mod tests {
     }
 
     fn get_mut(table: &mut Table<u64>, tag: u64) -> Option<&mut u64> {
-        let index = table.search(tag).ok()?;
-        Some(table.slots[index].get_mut())
+        let is_found = table.find(tag).lock().is_some();
+        let state = table.iter_mut().find(|(other, _)| *other == tag);
+        assert_eq!(is_found, state.is_some());
+        state.map(|(_, state)| state)
     }
 
     /// Against a tree, with every kind of step.
@@ -302,7 +323,7 @@ mod tests {
     #[test]
     fn a_locked_state_can_be_looked_at_twice_at_once() {
         let table = table_of(7);
-        let state = table.lock(42).unwrap();
+        let state = table.find(42).lock().unwrap();
         let (first, second) = (&*state, &*state);
         assert_eq!(first, second);
     }
@@ -311,11 +332,11 @@ mod tests {
     fn a_panic_unlocks_a_state() {
         let table = table_of(7);
         let panics = || {
-            *table.lock(42).unwrap() += 1;
-            let _state = table.lock(42);
+            *table.find(42).lock().unwrap() += 1;
+            let _state = table.find(42).lock();
             panic!("while it is locked");
         };
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
-        assert_eq!(*table.lock(42).unwrap(), 8);
+        assert_eq!(*table.find(42).lock().unwrap(), 8);
     }
 }

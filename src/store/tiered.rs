@@ -234,7 +234,7 @@ impl<A: Algorithm, C: Clock> Queued<A> for TieredMemory<A::State, C> {
         algorithm: &A,
         fingerprint: u64,
         operation: Operation<'_>,
-        now: Tick,
+        now: impl FnOnce() -> Tick,
     ) -> Decision {
         self.0.memory.apply_at(&Dating(algorithm), fingerprint, operation, now)
     }
