@@ -1,5 +1,7 @@
 //! What a limiter answers.
 
+#[cfg(feature = "tokio")]
+use crate::math::micros;
 use std::time::Duration;
 
 /// What a limiter answers: whether these units may go now, later or never, and how things
@@ -73,10 +75,16 @@ impl Decision {
         Self { outcome, granted, limit, remaining, reset_after_micros, next_after_micros, binding }
     }
 
-    /// The same standing, with the verdict of a refusal.
+    /// The same for somebody to whom no unit can be given before `retry_after`.
     #[cfg(feature = "tokio")]
-    pub(crate) const fn refused(self, retry_after: Duration) -> Self {
-        Self { outcome: Outcome::Denied(retry_after), granted: 0, ..self }
+    pub(crate) fn refused(self, retry_after: Duration) -> Self {
+        Self {
+            outcome: Outcome::Denied(retry_after),
+            granted: 0,
+            remaining: 0,
+            next_after_micros: Some(micros(retry_after)),
+            ..self
+        }
     }
 
     /// The verdict.
@@ -113,7 +121,8 @@ impl Decision {
     }
 
     /// Units taken by this very call: all, some ([`take_up_to`](crate::Limiter::take_up_to))
-    /// or none.
+    /// or none. For a debit or a settlement, those that were to be charged, also where a debt stops
+    /// at the highest there can be.
     #[must_use]
     pub const fn granted(&self) -> u64 {
         self.granted

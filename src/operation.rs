@@ -66,14 +66,15 @@ impl Operation<'_> {
         now: Tick,
     ) -> Decision {
         let now = now.min(Tick::MAX);
-        let room = algorithm.room(state, now);
         match self {
             Self::Check(n) => return check(algorithm, state, n, now),
             Self::Peek(n) => {
+                let room = algorithm.room(state, now);
                 let outcome = verdict(foretell(algorithm, state, n, room, now));
                 return charge(algorithm, state, outcome, n, 0, now);
             }
             Self::TakeUpTo(n) => {
+                let room = algorithm.room(state, now);
                 let available = n.min(room);
                 let asked = if n == 0 { 0 } else { available.max(1) };
                 let outcome = verdict(foretell(algorithm, state, asked, room, now));
@@ -85,7 +86,8 @@ impl Operation<'_> {
                 algorithm.each_fresh_after(state, now, &mut fresh_after);
                 let decision = check(algorithm, state, n, now);
                 if decision.granted > 0 {
-                    receipt.set(decision.granted, now, fresh_after);
+                    let taken_at = algorithm.instant(state, now);
+                    receipt.set(decision.granted, taken_at, fresh_after);
                 }
                 return decision;
             }

@@ -278,6 +278,22 @@ async fn a_leaky_buckets_delay_is_foreseen() {
     assert_eq!((granted.outcome(), start.elapsed()), (Outcome::Allowed, millis(1_000)));
 }
 
+/// Whoever would have to wait too long has no units, and whoever has waited is told how things stand then.
+#[tokio::test(start_paused = true)]
+async fn a_leaky_buckets_queue_tells_how_things_stand_when_it_answers() {
+    let limiter = limiter("leaky_bucket 1/10s capacity 5");
+    assert_eq!(limiter.acquire("k").await.remaining(), 4);
+    let held = limiter.acquire("k").await;
+    assert_eq!((held.granted(), held.remaining(), held.reset_after()), (1, 4, millis(10_000)));
+    assert!(limiter.check("k").is_allowed());
+    let refused = limiter.acquire("k").within(millis(15_000)).await;
+    assert_eq!(refused.retry_after(), Some(millis(5_000)));
+    assert_eq!((refused.remaining(), refused.next_after()), (0, refused.retry_after()));
+    // Nothing has to wait for nothing.
+    assert_eq!(limiter.check_n("k", 0).outcome(), Outcome::Allowed);
+    assert_eq!(limiter.acquire_n("k", 0).await.outcome(), Outcome::Allowed);
+}
+
 /// By the trait, as the layer and boxed limiters do.
 #[tokio::test(start_paused = true)]
 async fn generic_code_waits_in_the_same_queue() {

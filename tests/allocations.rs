@@ -32,6 +32,7 @@ fn memory() {
 
     a_key_takes_few_bytes();
     an_event_in_a_log_takes_few_bytes();
+    a_log_gives_back_what_a_peak_took();
     a_million_keys_at_a_cap_take_no_more_than_it();
     idle_keys_make_room(TokenBucket::new(Quota::per_minute(100)));
     idle_keys_make_room(SlidingLog::new(Quota::per_minute(100)));
@@ -94,6 +95,25 @@ fn an_event_in_a_log_takes_few_bytes() {
         println!("{policy}: {} hundredths of a byte for each of 10,000 events", bytes / 100);
         assert!(bytes <= 8 * 10_000, "{policy}: {bytes} bytes for 10,000 events");
     }
+}
+
+/// Of a key that stays in use.
+fn a_log_gives_back_what_a_peak_took() {
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let limiter = Limiter::with_clock(SlidingLog::new(Quota::per_minute(1_000_000)), clock.clone());
+    assert!(limiter.check("alice").is_allowed());
+    let before = LIVE_BYTES.load(Relaxed);
+    for _ in 0..100_000 {
+        clock.advance(Duration::from_micros(100));
+        assert!(limiter.check("alice").is_allowed());
+    }
+    let peak = LIVE_BYTES.load(Relaxed) - before;
+    for _ in 0..3 {
+        clock.advance(Duration::from_secs(50));
+        assert!(limiter.check("alice").is_allowed());
+    }
+    let left = LIVE_BYTES.load(Relaxed) - before;
+    assert!(peak > 100_000 && left < 200, "{left} of {peak} bytes");
 }
 
 fn a_million_keys_at_a_cap_take_no_more_than_it() {

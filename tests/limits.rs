@@ -113,6 +113,20 @@ fn replacements_in_proportion_mint_nothing() {
     }
 }
 
+/// What stands still stands still in proportion, too.
+#[test]
+fn replacements_while_the_clock_is_back_mint_nothing() {
+    for policy in each_algorithm("100/h") {
+        let clock = clock();
+        let limiter = live(&policy, &clock);
+        assert!(limiter.check_n("k", 100).is_allowed());
+        clock.set(Tick::from_micros(MIDNIGHT - DAY));
+        limiter.replace_with(parse(&policy), Carry::InProportion);
+        clock.set(Tick::from_micros(MIDNIGHT));
+        assert_eq!(limiter.peek("k").remaining(), 0, "{policy}");
+    }
+}
+
 #[test]
 fn limits_without_keys_can_be_replaced_too() {
     let limiter = Limiter::direct_with_clock(Live::new(parse("100/min")), clock());
@@ -260,6 +274,20 @@ async fn exceptions_are_blocked_or_exempt() {
     limiter.block("eve".to_owned(), Duration::MAX);
     clock.advance(Duration::from_secs(86_400 * 365));
     assert!(!check("eve", 1).is_allowed());
+}
+
+/// Of a set, the limit that allows least.
+#[test]
+fn an_exception_names_the_limit_whose_numbers_it_tells() {
+    let limiter = Limiter::new(parse("hourly: fixed_window 1000/h; burst: fixed_window 10/s"));
+    let limiter: Exceptions<String, _> = Exceptions::new(limiter);
+    limiter.block("mallory".to_owned(), Duration::from_secs(60));
+    limiter.exempt("probe".to_owned());
+    for key in ["mallory", "probe"] {
+        let decision = limiter.decide_at_once(key, Operation::Check(1));
+        assert_eq!(decision.limit(), 10);
+        assert_eq!(limiter.limiter().algorithm().name(&decision).as_str(), "burst");
+    }
 }
 
 /// 64 blocked keys that no longer are make room for others.

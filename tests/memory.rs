@@ -4,7 +4,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 use tollgate::{
-    Algorithm, Clock, Limiter, ManualClock, Memory, Policy, PolicyState, Quota, Tick, TokenBucket,
+    Algorithm, Clock, Limiter, ManualClock, Memory, Operation, Policy, PolicyState, Quota, Tick,
+    TokenBucket,
 };
 
 const THREADS: u8 = 8;
@@ -174,6 +175,24 @@ fn a_reset_or_a_refund_of_a_key_without_a_place_mints_nothing() {
     assert_eq!(limiter.refund("mallory", 10).remaining(), 10); // what is given back is there for all
     assert!(limiter.check_n("trudy", 10).is_allowed());
     assert!(!limiter.check("mallory").is_allowed());
+}
+
+/// What it is told holds for the next one who asks, place or not.
+#[test]
+fn a_reset_or_a_refund_that_cannot_be_kept_is_not_told() {
+    let clock = frozen();
+    let policy: Policy = "token_bucket 4/s".parse().unwrap();
+    let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
+    assert!(limiter.check("alice").is_allowed());
+    assert_eq!(limiter.take_up_to("mallory", 4).granted(), 4);
+    // The one key that has a place becomes fresh, and gives it up.
+    clock.advance(Duration::from_millis(250));
+    limiter.shrink_to_fit();
+    for operation in [Operation::Reset, Operation::Refund(3)] {
+        let told = limiter.decide("mallory", operation).remaining();
+        assert_eq!(told, 1, "{operation:?}");
+        assert_eq!(limiter.peek("mallory").remaining(), told, "{operation:?}");
+    }
 }
 
 /// Every key that was limited is so afterwards, whether it had a place or not.

@@ -5,6 +5,7 @@ mod common;
 use common::{HOUR, MIDNIGHT, MINUTE, SECOND, cases, each_algorithm, parse};
 use proptest::prelude::*;
 use std::sync::Arc;
+use std::time::Duration;
 use tollgate::{
     Limiter, ManualClock, Memory, Operation, Outcome, Policy, PolicyState, Receipt, Reservation,
     Tick,
@@ -177,6 +178,35 @@ fn what_was_refused_holds_nothing_and_may_be_charged_all_the_same() {
     let receipt = Receipt::new();
     assert_eq!(limiter.decide("k", Operation::Reserve(11, &receipt)).outcome(), Outcome::Never);
     assert_eq!((receipt.units(), receipt.origin().is_none()), (0, true));
+}
+
+/// A bucket in so deep a debt that what it gets back, and what would have come back anyway, go past the
+/// deepest.
+#[test]
+fn a_debt_outlasts_what_is_given_back() {
+    let (limiter, clock) = limiter("token_bucket 999999937/s burst 2000000000");
+    assert!(limiter.check_n("k", 100_000_000).is_allowed());
+    let reservation = limiter.reserve("k", 950_000_000);
+    clock.set(Tick::from_micros(MIDNIGHT + SECOND));
+    let debt = limiter.debit("k", u64::MAX).reset_after();
+    drop(reservation);
+    let left = limiter.peek("k").reset_after();
+    assert!(left + Duration::from_secs(2) > debt, "{left:?} of {debt:?}");
+}
+
+/// Of two threads, the one that has read the clock earlier may decide later.
+#[test]
+fn units_of_a_clock_that_stands_still_go_back_to_their_window() {
+    for policy in each_algorithm("10/min") {
+        let (limiter, clock) = limiter(&format!("{policy}; fixed_window 1000/d"));
+        clock.set(Tick::from_micros(MIDNIGHT + MINUTE));
+        assert!(limiter.check("k").is_allowed());
+        clock.set(Tick::from_micros(MIDNIGHT + MINUTE - 1));
+        let reservation = limiter.reserve("k", 8);
+        clock.set(Tick::from_micros(MIDNIGHT + MINUTE));
+        drop(reservation);
+        assert_eq!(limiter.peek("k").remaining(), 9, "{policy}");
+    }
 }
 
 #[tokio::test]

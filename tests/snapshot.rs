@@ -10,12 +10,14 @@ use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 use std::time::Duration;
 use tollgate::{
-    Algorithm, All, Carry, Dated, FixedWindow, Limiter, Live, ManualClock, Memory, Operation,
-    Policy, PolicyState, Quota, SlidingLog, SlidingWindowCounter, Snapshot, Tick, TieredMemory,
-    TokenBucket,
+    Algorithm, All, Carry, Clock, Dated, FixedWindow, Limiter, Live, ManualClock, Memory,
+    Operation, Policy, PolicyState, Quota, SlidingLog, SlidingWindowCounter, Snapshot, Tick,
+    TieredMemory, TokenBucket,
 };
 
 type InProcess<A> = Limiter<A, Memory<<A as Algorithm>::State, ManualClock>>;
@@ -342,7 +344,7 @@ fn what_was_used_beyond_the_cap_of_a_tiered_store_stays_used() {
 fn a_snapshot_is_taken_while_decisions_go_on() {
     let limiter = Limiter::with_clock(parse("token_bucket 1/h"), clock(MIDNIGHT)).max_keys(100_000);
     let asked = AtomicU64::new(0);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(|| {
             for key in 0..60_000_u64 {
                 assert!(limiter.check(&key).is_allowed());
@@ -362,6 +364,39 @@ fn a_snapshot_is_taken_while_decisions_go_on() {
             }
         }
     });
+}
+
+/// Whoever replaces limits does not wait for it, and so keeps nobody else from being decided on.
+#[test]
+fn limits_are_replaced_while_a_snapshot_is_taken() {
+    static LIMITER: OnceLock<Limiter<Live<Policy>, Memory<PolicyState, Replacing>>> =
+        OnceLock::new();
+    static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+    /// It is asked in the midst of a snapshot.
+    struct Replacing;
+
+    impl Clock for Replacing {
+        fn now(&self) -> Tick {
+            if IS_TAKEN.swap(false, Ordering::Relaxed) {
+                let (done, is_done) = mpsc::channel();
+                thread::spawn(move || {
+                    LIMITER.get().unwrap().replace(parse("5/h"));
+                    done.send(()).unwrap();
+                });
+                is_done.recv_timeout(Duration::from_secs(10)).expect("it is replaced by then");
+            }
+            Tick::from_micros(MIDNIGHT)
+        }
+    }
+
+    let live = Live::new(parse("10/h"));
+    let limiter = LIMITER.get_or_init(|| Limiter::with_store(live, Memory::new(Replacing)));
+    assert!(limiter.check("alice").is_allowed());
+    IS_TAKEN.store(true, Ordering::Relaxed);
+    assert_eq!(limiter.snapshot().len(), 1);
+    assert!(!IS_TAKEN.load(Ordering::Relaxed));
+    assert_eq!(limiter.peek("alice").remaining(), 4);
 }
 
 /// A snapshot in which alice and bob have taken units, as JSON.

@@ -51,6 +51,10 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
         self.0.1.give_back(&mut state.1, n, second, now);
     }
 
+    fn instant(&self, state: &Self::State, now: Tick) -> Tick {
+        self.0.0.instant(&state.0, now).max(self.0.1.instant(&state.1, now))
+    }
+
     fn debt(&self, state: &Self::State, now: Tick) -> u64 {
         self.0.0.debt(&state.0, now).max(self.0.1.debt(&state.1, now))
     }
@@ -140,6 +144,10 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
             limit.give_back(state, n, of_limit, now);
             origin = of_others;
         }
+    }
+
+    fn instant(&self, state: &Self::State, now: Tick) -> Tick {
+        self.join(state, |limit, state| limit.instant(state, now), Tick::max)
     }
 
     fn debt(&self, state: &Self::State, now: Tick) -> u64 {

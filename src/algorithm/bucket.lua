@@ -42,6 +42,7 @@ since = since + lost
 local later = -floor((now - since) / ticks)
 if later < 0 then later = 0 end
 used, since = used + later * units - back, since - later * ticks
+if used > max_used then used = max_used end
 regained = mul_div(now - since, units, ticks)
 if regained < used then
   local spans = floor((now - since) / ticks)

@@ -68,6 +68,7 @@ impl BucketState {
 
     #[inline]
     const fn of(since: Tick, short: u64, long: u64, short_is_delay: bool) -> Self {
+        debug_assert!(short <= LONGEST_SHORT && long <= MAX_UNITS, "they have so many bits");
         Self {
             since_and_long: since.as_micros() << 11 | long >> LOW_BITS << 1 | short_is_delay as u64,
             long_and_short: long << SHORT_BITS | short,
@@ -240,8 +241,8 @@ impl Bucket {
             None => Wait::Never,
         };
         let taken = if n <= room { n } else { 0 };
-        let delay =
-            if is_queue && n <= room && level.used > 0 { ticks_until(level.used) } else { 0 };
+        let waits = is_queue && taken > 0 && level.used > 0;
+        let delay = if waits { ticks_until(level.used) } else { 0 };
         let used = (level.used + taken).min(self.max_used);
         if taken > 0 {
             *state = Level { used, ..level }.into();
@@ -255,6 +256,10 @@ impl Bucket {
             Standing { room, next_after: Some(ticks_until(next)), fresh_after: ticks_until(used) }
         };
         Admission { wait, delay, standing }
+    }
+
+    pub(super) fn instant(state: &BucketState, now: Tick) -> Tick {
+        now.max(state.level().last)
     }
 
     #[inline]
@@ -288,6 +293,7 @@ impl Bucket {
         let spans = since.micros_since(now).div_ceil(self.ticks.get());
         let used =
             level.used.saturating_add(spans.saturating_mul(self.units.get())).saturating_sub(n);
+        let used = used.min(self.max_used);
         let since = since.as_micros().saturating_sub(spans * self.ticks.get());
         Level { used, since: Tick::from_stored(since), ..level }
     }
@@ -346,6 +352,7 @@ mod in_redis {
     use super::{Bucket, BucketState, Level};
     use crate::algorithm::{Script, ScriptCall, StoredState};
     use crate::clock::Tick;
+    use crate::math::MAX_UNITS;
 
     const SCRIPT: Script = Script::new("bucket", include_str!("bucket.lua"));
 
@@ -359,8 +366,8 @@ mod in_redis {
         pub(in crate::algorithm) fn read(stored: &mut StoredState<'_>) -> Option<Self> {
             let used = stored.number()?;
             let since = Tick::from_micros(stored.number()?);
-            let last = Tick::from_micros(stored.number()?);
-            Some(Level { used, since, last }.into())
+            let last = Tick::from_micros(stored.number()?).max(since);
+            Some(Level { used: used.min(MAX_UNITS), since, last }.into())
         }
     }
 }

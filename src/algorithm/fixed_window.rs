@@ -118,6 +118,10 @@ impl Algorithm for FixedWindow {
         };
     }
 
+    fn instant(&self, state: &FixedWindowState, now: Tick) -> Tick {
+        now.max(state.last)
+    }
+
     #[inline]
     fn debt(&self, state: &FixedWindowState, now: Tick) -> u64 {
         self.count(state, now).saturating_sub(self.quota.count())

@@ -114,6 +114,10 @@ impl Algorithm for LeakyBucket {
         self.bucket.give_back(state, n, origin, now);
     }
 
+    fn instant(&self, state: &BucketState, now: Tick) -> Tick {
+        Bucket::instant(state, now)
+    }
+
     #[inline]
     fn debt(&self, state: &BucketState, now: Tick) -> u64 {
         self.bucket.debt(state, now)

@@ -83,6 +83,13 @@ pub trait Algorithm: Send + Sync {
         0
     }
 
+    /// The instant that the state reads as at `now`: `now`, or where the clock has gone back since
+    /// then, the one at which the state was written. To be told by an algorithm that keeps it: units that
+    /// are reserved are taken to be taken at that instant, and so given back to its window.
+    fn instant(&self, _state: &Self::State, now: Tick) -> Tick {
+        now
+    }
+
     /// Units that were taken beyond the limit and still count; 0 where there is room. To be told by
     /// an algorithm that can be in debt, as any can whose [`take`](Self::take) counts what there was no
     /// room for: without it, settlements may leave a debt of more than one limit.
@@ -143,9 +150,10 @@ pub trait Algorithm: Send + Sync {
     {
         let used = old.limit() - old.room(state, now) + old.debt(state, now);
         let used = mul_div_ceil(used, self.limit(), Divisor::new(old.limit()));
+        let instant = old.instant(state, now);
         *state = Self::State::default();
         if used > 0 {
-            self.take(state, used, now);
+            self.take(state, used, instant);
         }
     }
 
@@ -223,7 +231,7 @@ where
     A: Algorithm + ?Sized,
 {
     let wait = if n <= room { Wait::Ready } else { algorithm.wait(state, n, now) };
-    (wait, if wait == Wait::Ready { algorithm.delay(state, now) } else { 0 })
+    (wait, if wait == Wait::Ready && n > 0 { algorithm.delay(state, now) } else { 0 })
 }
 
 /// How things stand with a key: see [`Algorithm::standing`].

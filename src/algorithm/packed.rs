@@ -25,6 +25,14 @@ impl Packed {
         self.push(first << 1);
     }
 
+    /// Gives memory back if more than three quarters are unused.
+    pub(super) fn shrink(&mut self) {
+        let needed = self.0.len() + MOST_BYTES;
+        if self.0.capacity() > 4 * needed {
+            self.0.shrink_to(needed);
+        }
+    }
+
     fn push(&mut self, mut number: u64) {
         while number >= u64::from(MORE) {
             self.0.push_back(number.to_le_bytes()[0] | MORE);

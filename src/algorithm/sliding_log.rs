@@ -80,6 +80,7 @@ impl SlidingLog {
         while state.total > 0 && self.expiry(state.first) <= state.last {
             state.forget_first();
         }
+        state.older.shrink();
     }
 }
 
@@ -195,6 +196,10 @@ impl Algorithm for SlidingLog {
         if units > 0 {
             state.push(Entry { taken_at: state.last, units });
         }
+    }
+
+    fn instant(&self, state: &SlidingLogState, now: Tick) -> Tick {
+        now.max(state.last)
     }
 
     /// Without an origin, the newest units are given back first; with one, those of that instant and,

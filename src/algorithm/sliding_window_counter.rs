@@ -167,6 +167,10 @@ impl Algorithm for SlidingWindowCounter {
         state.current = state.current.saturating_add(n).min(MAX_UNITS);
     }
 
+    fn instant(&self, state: &SlidingWindowCounterState, now: Tick) -> Tick {
+        now.max(state.last)
+    }
+
     #[inline]
     fn debt(&self, state: &SlidingWindowCounterState, now: Tick) -> u64 {
         self.estimate(&self.at(state, now)).saturating_sub(self.quota.count())

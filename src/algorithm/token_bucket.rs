@@ -87,6 +87,10 @@ impl Algorithm for TokenBucket {
         self.0.give_back(state, n, origin, now);
     }
 
+    fn instant(&self, state: &BucketState, now: Tick) -> Tick {
+        Bucket::instant(state, now)
+    }
+
     #[inline]
     fn debt(&self, state: &BucketState, now: Tick) -> u64 {
         self.0.debt(state, now)

@@ -154,7 +154,8 @@ impl<K: Eq + Hash, L, C: Clock> Exceptions<K, L, C> {
         L: RateLimiter<Q>,
     {
         let limits = self.limiter.describe_for(key).unwrap_or_else(|| self.limiter.describe());
-        let limit = limits.iter().map(|limit| limit.limit).min().unwrap_or(granted);
+        let limits = limits.iter().map(|limit| limit.limit).enumerate();
+        let (binding, limit) = limits.min_by_key(|&(_, limit)| limit).unwrap_or((0, granted));
         Decision {
             outcome: Outcome::Allowed,
             granted,
@@ -162,7 +163,7 @@ impl<K: Eq + Hash, L, C: Clock> Exceptions<K, L, C> {
             remaining: limit,
             reset_after_micros: 0,
             next_after_micros: None,
-            binding: 0,
+            binding,
         }
     }
 }

@@ -115,16 +115,15 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Memory<State<L>, C>> {
     ///
     /// Decisions go on meanwhile: the store is copied shard by shard, so of two keys one may be seen
     /// earlier than the other, and what is taken after its key was copied is not in the snapshot.
-    /// Those on the keys of a shard wait while that one is copied, and limits are not replaced. A key
-    /// that says nothing any more is left out.
+    /// Those on the keys of a shard wait while that one is copied. A key that says nothing any more, by
+    /// the limits that hold when it begins, is left out.
     ///
     /// Write a snapshot where only this program can read it: it tells how keys are
     /// [hashed](Snapshot).
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<State<L>> {
-        self.limits.with(&(), |algorithm| {
-            self.store.snapshot(|state, now| algorithm.fresh_after(state, now) > 0)
-        })
+        let algorithm = self.limits.get(&());
+        self.store.snapshot(|state, now| algorithm.fresh_after(state, now) > 0)
     }
 
     /// As [`restore`](Self::restore), with a clock: one that counts from where the old one did.

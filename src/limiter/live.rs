@@ -12,6 +12,11 @@ use std::sync::Arc;
 pub enum Carry {
     /// They stay used: of 100 with 60 used, 200 leave 140 and 20 leave none. What was used beyond
     /// the new limit is a debt: see [`Limiter::debit`](super::Limiter::debit).
+    ///
+    /// What says nothing any more under the limits that hold may be forgotten when its place is
+    /// needed: after a second of 10 a second, 1,000 a day may be fresh again for some keys. A
+    /// [`TieredMemory`](crate::TieredMemory) keeps them as long as the limits that they were
+    /// taken by.
     #[default]
     AsIs,
     /// The same part of the new limit is used, rounded up, as if it had been taken now: of 100 with

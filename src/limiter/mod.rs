@@ -303,6 +303,10 @@ where
     type Error = S::Error;
 
     async fn decide(&self, key: &K, operation: Operation<'_>) -> Result<Decision, Self::Error> {
+        // At once if it can be, as limits are not replaced meanwhile then.
+        if let Some(decided) = self.decide_now(key, operation) {
+            return decided;
+        }
         self.store.decide(&self.limits.get(key), key, operation).await
     }
 

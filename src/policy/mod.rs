@@ -272,6 +272,10 @@ impl Algorithm for Policy {
         }
     }
 
+    fn instant(&self, state: &PolicyState, now: Tick) -> Tick {
+        choose!(self, state, |choice, s| choice.instant(s, now))
+    }
+
     fn debt(&self, state: &PolicyState, now: Tick) -> u64 {
         choose!(self, state, |choice, s| choice.debt(s, now))
     }
@@ -528,6 +532,10 @@ impl Algorithm for Limit {
         if !matches!(state.0, AnyState::Fresh) {
             change_limit!(self, state, |a, s| a.give_back(s, n, origin, now));
         }
+    }
+
+    fn instant(&self, state: &LimitState, now: Tick) -> Tick {
+        read!(self, state, |a, s| a.instant(s, now))
     }
 
     fn debt(&self, state: &LimitState, now: Tick) -> u64 {

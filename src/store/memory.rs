@@ -234,6 +234,11 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             }
             Some(cap) => return cap.apply(algorithm, operation, now),
         };
+        // Nothing would be kept of what is forgotten or given back: it tells how the key stands.
+        let operation = match operation {
+            Operation::Reset | Operation::Refund(_) if self.cap.is_some() => Operation::Refund(0),
+            other => other,
+        };
         let decision = operation.apply_out_of_line(algorithm, &mut state, now);
         let before = shard.len();
         // What is refused keeps nothing, unless the shared state is the reason: then the key

@@ -273,13 +273,8 @@ where
         after.take(algorithm, n);
         after.at.micros_since(now).max(1)
     };
-    Decision {
-        outcome: Outcome::Denied(Duration::from_micros(ready_after(n))),
-        granted: 0,
-        remaining: 0,
-        next_after_micros: Some(ready_after(1)),
-        ..standing
-    }
+    let refused = standing.refused(Duration::from_micros(ready_after(n)));
+    Decision { next_after_micros: Some(ready_after(1)), ..refused }
 }
 
 /// Waits for `n` units behind all who came before.
@@ -344,17 +339,17 @@ where
         let _ = limits.with(key, |algorithm| apply(store, algorithm, fingerprint, settle));
     });
     let turn = Instant::now() + delay;
+    let peek = Operation::Peek(0);
+    let standing = || limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
     if let Some(late) = deadline.map(|deadline| turn.saturating_duration_since(deadline))
         && !late.is_zero()
     {
         drop(give_back);
-        let peek = Operation::Peek(0);
-        let standing = limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
-        return standing.refused(late);
+        return standing().refused(late);
     }
     sleep(delay).await;
     mem::forget(give_back);
-    Decision { outcome: Outcome::Allowed, ..decision }
+    Decision { granted: decision.granted, ..standing() }
 }
 
 /// What somebody waits for.

@@ -308,6 +308,10 @@ impl<A: Algorithm> Algorithm for Dating<'_, A> {
         self.0.give_back(&mut dated.state, n, origin, now);
     }
 
+    fn instant(&self, dated: &Self::State, now: Tick) -> Tick {
+        self.0.instant(&dated.state, now)
+    }
+
     fn debt(&self, dated: &Self::State, now: Tick) -> u64 {
         self.0.debt(&dated.state, now)
     }

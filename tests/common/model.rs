@@ -156,7 +156,7 @@ impl Model {
                 Verdict::Never
             } else if n > room {
                 Verdict::Denied(self.wait(n, now))
-            } else if self.kind == Kind::Queue && self.fresh_after(now) > 0 {
+            } else if self.kind == Kind::Queue && n > 0 && self.fresh_after(now) > 0 {
                 Verdict::Delayed(self.fresh_after(now))
             } else {
                 Verdict::Allowed
