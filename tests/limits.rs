@@ -46,6 +46,59 @@ fn what_was_used_stays_used() {
     }
 }
 
+/// A limit of the same name is the same, or without names one of the same text, wherever it is in the set:
+/// (old limits, of which 1,000 are used, new ones, what is left of each).
+#[test]
+fn a_limit_is_known_by_its_label() {
+    let table: [(&str, &str, &[u64]); 10] = [
+        ("a: 2000/h; b: fixed_window 5000/d", "b: fixed_window 5000/d; a: 2000/h", &[4_000, 1_000]),
+        ("a: 2000/h; b: fixed_window 5000/d", "b: sliding_log 6000/d; a: 1000/h", &[5_000, 0]),
+        ("2000/h; fixed_window 5000/d", "fixed_window 5000/d; 2000/h", &[4_000, 1_000]),
+        // One that is added starts afresh, where it is clear that it is no old one.
+        ("fixed_window 5000/d", "token_bucket 10/s; fixed_window 5000/d", &[10, 4_000]),
+        ("a: 2000/h; b: 5000/d", "c: 100/s; b: 5000/d; a: 2000/h", &[100, 4_000, 1_000]),
+        ("2000/h; fixed_window 5000/d", "fixed_window 5000/d", &[4_000]),
+        // What is not known otherwise is known by its place,
+        ("2000/h; fixed_window 5000/d", "3000/h; fixed_window 5000/d", &[2_000, 4_000]),
+        ("a: 2000/h; b: 5000/d", "b: 6000/d; c: 3000/h", &[5_000, 2_000]),
+        // or not at all: then as much as was used of any counts for each.
+        ("2000/h", "3000/h; 6000/d", &[2_000, 5_000]),
+        ("2000/h; 5000/d", "3000/h", &[2_000]),
+    ];
+    let now = Tick::from_micros(MIDNIGHT);
+    for (old, new, left) in table {
+        let (old, new) = (parse(old), parse(new));
+        let mut state = PolicyState::default();
+        assert!(Operation::Check(1_000).apply(&old, &mut state, now).is_allowed());
+        let least = left.iter().min().copied();
+        assert_eq!(Some(Operation::Peek(0).apply(&new, &mut state, now).remaining()), least);
+        let _ = Operation::Debit(1).apply(&new, &mut state, now);
+        for (limit, &left) in new.limits().iter().zip(left) {
+            let limit = Policy::from(limit.clone());
+            let peeked = Operation::Peek(0).apply(&limit, &mut state, now);
+            assert_eq!(peeked.remaining(), left.saturating_sub(1), "{old} to {new}: {limit}");
+        }
+    }
+}
+
+/// In proportion too: half of each is used.
+#[test]
+fn a_limit_is_scaled_by_the_one_of_its_label() {
+    let clock = clock();
+    let limiter = live("a: token_bucket 10/s; b: fixed_window 1000/d", &clock);
+    for _ in 0..100 {
+        assert!(limiter.check_n("k", 5).is_allowed());
+        clock.advance(Duration::from_millis(500));
+    }
+    limiter
+        .replace_with(parse("b: fixed_window 2000/d; a: token_bucket 20/s"), Carry::InProportion);
+    assert_eq!(limiter.peek("k").remaining(), 20);
+    assert_eq!(limiter.take_up_to("k", 20).granted(), 20);
+    clock.advance(Duration::from_secs(1));
+    limiter.replace(parse("b: fixed_window 2000/d"));
+    assert_eq!(limiter.peek("k").remaining(), 980);
+}
+
 #[test]
 fn what_comes_back_comes_back_under_the_new_limits() {
     let clock = clock();

@@ -11,7 +11,8 @@ use std::sync::Arc;
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Carry {
     /// They stay used: of 100 with 60 used, 200 leave 140 and 20 leave none. What was used beyond
-    /// the new limit is a debt: see [`Limiter::debit`](super::Limiter::debit).
+    /// the new limit is a debt: see [`Limiter::debit`](super::Limiter::debit). In a
+    /// [`Policy`](crate::Policy), a limit is told from others by its name, or else by its text.
     ///
     /// What says nothing any more under the limits that hold may be forgotten when its place is
     /// needed: after a second of 10 a second, 1,000 a day may be fresh again for some keys. A
@@ -20,8 +21,8 @@ pub enum Carry {
     #[default]
     AsIs,
     /// The same part of the new limit is used, rounded up, as if it had been taken now: of 100 with
-    /// 60 used, 200 leave 80 and 20 leave 8. Where the number of limits in a set has changed, as
-    /// [`AsIs`](Self::AsIs).
+    /// 60 used, 200 leave 80 and 20 leave 8. Where it is not clear which old limit
+    /// of a set a new one stands for, as [`AsIs`](Self::AsIs).
     InProportion,
     /// Nothing is used.
     Reset,

@@ -156,34 +156,20 @@ impl<L: Into<Limit>> From<L> for Policy {
 
 /// Evaluates `$body` with the limit or the set of limits, and the state that belongs to it.
 macro_rules! choose {
-    ($policy:expr, $state:expr, |$algorithm:ident, $s:ident| $body:expr) => {
-        match (&$policy.0, &$state.0) {
+    ($policy:expr, $state:expr, |$algorithm:ident, $s:ident| $body:expr) => {{
+        let own;
+        let state = if $policy.owns($state) {
+            &$state.0
+        } else {
+            own = $policy.own($state);
+            &own
+        };
+        match (&$policy.0, state) {
             (Choice::One($algorithm), ChoiceState::One($s)) => $body,
-            (Choice::Set($algorithm), ChoiceState::Set($s)) if $s.len() == $algorithm.0.len() => {
-                $body
-            }
-            (Choice::One($algorithm), ChoiceState::Fresh) => {
-                let $s = &LimitState::default();
-                $body
-            }
-            (Choice::Set($algorithm), ChoiceState::Fresh) => {
-                let $s = &Box::default();
-                $body
-            }
-            (Choice::One($algorithm), ChoiceState::Set(states)) => {
-                let $s = &most_consumed(states);
-                $body
-            }
-            (Choice::Set($algorithm), ChoiceState::One(state)) => {
-                let $s = &$algorithm.each(state);
-                $body
-            }
-            (Choice::Set($algorithm), ChoiceState::Set(states)) => {
-                let $s = &$algorithm.each(&most_consumed(states));
-                $body
-            }
+            (Choice::Set($algorithm), ChoiceState::Set($s)) => $body,
+            _ => unreachable!("the state is the policy's own"),
         }
-    };
+    }};
 }
 
 /// Evaluates `$body` with the limit or the set of limits, and the state that belongs to it, to be
@@ -191,7 +177,7 @@ macro_rules! choose {
 macro_rules! change {
     ($policy:expr, $state:expr, |$algorithm:ident, $s:ident| $body:expr) => {{
         if !$policy.owns($state) {
-            $policy.own($state);
+            $state.0 = $policy.own($state);
         }
         match (&$policy.0, &mut $state.0) {
             (Choice::One($algorithm), ChoiceState::One($s)) => $body,
@@ -201,9 +187,28 @@ macro_rules! change {
     }};
 }
 
+impl PolicyState {
+    /// That of each limit; none if nothing was taken yet.
+    fn of_limits(&self) -> &[LimitState] {
+        match &self.0 {
+            ChoiceState::Fresh => &[],
+            ChoiceState::One(state) => std::slice::from_ref(state),
+            ChoiceState::Set(states) => states,
+        }
+    }
+}
+
 /// What a single limit reads in the place of the states of several.
-fn most_consumed(states: &[LimitState]) -> LimitState {
-    states.iter().max_by_key(|state| state.consumed()).cloned().unwrap_or_default()
+fn most_consumed<'a>(states: impl Iterator<Item = &'a LimitState>) -> LimitState {
+    states.max_by_key(|state| state.consumed()).cloned().unwrap_or_default()
+}
+
+/// Which of the limits or states of another policy stand for those of this one.
+struct Counterparts {
+    /// For each of its limits, if there is one.
+    of_limits: Vec<Option<usize>>,
+    /// Those that do not stand for one limit.
+    others: Vec<usize>,
 }
 
 impl Policy {
@@ -211,31 +216,68 @@ impl Policy {
     fn owns(&self, state: &PolicyState) -> bool {
         match (&self.0, &state.0) {
             (Choice::One(_), ChoiceState::One(_)) => true,
-            (Choice::Set(All(limits)), ChoiceState::Set(states)) => limits.len() == states.len(),
+            (Choice::Set(All(limits)), ChoiceState::Set(states)) => {
+                let is_own = |(limit, state): (&Limit, &LimitState)| {
+                    state.label().is_none_or(|label| label == limit.label_hash)
+                };
+                (states.is_empty() || states.len() == limits.len())
+                    && limits.iter().zip(states).all(is_own)
+            }
             _ => false,
         }
     }
 
-    /// Makes the state one of this policy's own.
-    fn own(&self, state: &mut PolicyState) {
-        state.0 = match (&self.0, std::mem::take(&mut state.0)) {
-            (Choice::One(_), ChoiceState::Fresh) => ChoiceState::One(LimitState::default()),
-            (Choice::Set(set), ChoiceState::Fresh) => {
-                ChoiceState::Set(set.each(&LimitState::default()))
+    /// Those of the same label, and the others in order if there are as many.
+    fn counterparts(&self, labels: impl Iterator<Item = Option<LabelHash>>) -> Counterparts {
+        let limits = self.limits();
+        let mut of_limits = vec![None; limits.len()];
+        let mut others = Vec::new();
+        for (index, label) in labels.enumerate() {
+            let is_of = |limit: &Limit| label == Some(limit.label_hash);
+            match limits.iter().position(is_of) {
+                Some(limit) if of_limits[limit].is_none() => of_limits[limit] = Some(index),
+                _ => others.push(index),
             }
-            (Choice::One(_), ChoiceState::Set(states)) => ChoiceState::One(most_consumed(&states)),
-            (Choice::Set(set), ChoiceState::One(state)) => ChoiceState::Set(set.each(&state)),
-            (Choice::Set(set), ChoiceState::Set(states)) if states.len() != set.0.len() => {
-                ChoiceState::Set(set.each(&most_consumed(&states)))
+        }
+        let without = of_limits.iter().filter(|counterpart| counterpart.is_none()).count();
+        if without == others.len() {
+            let mut in_order = others.drain(..);
+            for counterpart in &mut of_limits {
+                *counterpart = counterpart.or_else(|| in_order.next());
             }
-            (_, own) => own,
-        };
+        }
+        Counterparts { of_limits, others }
+    }
+
+    /// A state of this policy's own in the place of another policy's.
+    fn own(&self, state: &PolicyState) -> ChoiceState {
+        let states = state.of_limits();
+        let Counterparts { of_limits, others } =
+            self.counterparts(states.iter().map(LimitState::label));
+        self.state_of(of_limits.into_iter().map(|counterpart| match counterpart {
+            Some(index) => states[index].clone(),
+            None => most_consumed(others.iter().map(|&index| &states[index])),
+        }))
+    }
+
+    /// The state that is made of those of its limits.
+    fn state_of(&self, states: impl Iterator<Item = LimitState>) -> ChoiceState {
+        let mut states = self.limits().iter().zip(states).map(|(limit, mut state)| {
+            state.set_label(limit.label_hash);
+            state
+        });
+        match &self.0 {
+            Choice::One(_) => ChoiceState::One(states.next().unwrap_or_default()),
+            Choice::Set(_) => ChoiceState::Set(states.collect()),
+        }
     }
 }
 
 /// A state that another policy made is read as one of this policy's: what was consumed stays
-/// consumed. Between algorithms, units count as taken when the state was last written; where the
-/// number of limits differs, as much as any of them consumed counts for each.
+/// consumed. Limits of the same name, or without one of the same text, are the same. Of the others, those
+/// of the one policy stand for those of the other in their order, if there are as many; otherwise as much
+/// as any of the old ones consumed counts for each new one. Between algorithms, units count as taken
+/// when the state was last written.
 impl Algorithm for Policy {
     type State = PolicyState;
 
@@ -288,13 +330,23 @@ impl Algorithm for Policy {
         choose!(self, state, |choice, s| choice.each_fresh_after(s, now, told));
     }
 
-    /// Limit by limit, where there are as many; otherwise the state stays as it is.
+    /// Limit by limit; where it is not clear which old limit a new one stands for, as it is.
     fn scale(&self, old: &Self, state: &mut PolicyState, now: Tick) {
-        match (&self.0, &old.0, &mut state.0) {
-            (Choice::One(limit), Choice::One(old), ChoiceState::One(s)) => limit.scale(old, s, now),
-            (Choice::Set(set), Choice::Set(old), ChoiceState::Set(s)) => set.scale(old, s, now),
-            _ => {}
+        if !old.owns(state) {
+            state.0 = old.own(state);
         }
+        let states = state.of_limits();
+        let labels = old.limits().iter().map(|limit| Some(limit.label_hash));
+        let Counterparts { of_limits, others } = self.counterparts(labels);
+        let scaled = self.limits().iter().zip(of_limits).map(|(limit, counterpart)| {
+            let Some(index) = counterpart else {
+                return most_consumed(others.iter().filter_map(|&index| states.get(index)));
+            };
+            let mut state = states.get(index).cloned().unwrap_or_default();
+            limit.scale(&old.limits()[index], &mut state, now);
+            state
+        });
+        state.0 = self.state_of(scaled);
     }
 
     fn fresh_after(&self, state: &PolicyState, now: Tick) -> u64 {
@@ -344,16 +396,28 @@ impl Algorithm for Policy {
 pub struct Limit {
     name: Option<Name>,
     algorithm: AnyAlgorithm,
+    /// Of its label: by it, its states are known.
+    label_hash: LabelHash,
 }
 
+/// A hash that is the same in every process: FNV-1a, of 32 bits.
+type LabelHash = u32;
+
 impl Limit {
+    fn new(name: Option<Name>, algorithm: AnyAlgorithm) -> Self {
+        let mut limit = Self { name, algorithm, label_hash: 0 };
+        let mix = |hash: LabelHash, byte| (hash ^ LabelHash::from(byte)).wrapping_mul(0x0100_0193);
+        limit.label_hash = limit.label().as_str().bytes().fold(0x811c_9dc5, mix);
+        limit
+    }
+
     /// The same limit, called `name`.
     ///
     /// # Errors
     ///
     /// Where `name` cannot be a [`Name`].
     pub fn named(self, name: &str) -> Result<Self, Error> {
-        Ok(Self { name: Some(Name::new(name)?), ..self })
+        Ok(Self::new(Some(Name::new(name)?), self.algorithm))
     }
 
     /// The limit's name, where it was given one.
@@ -388,18 +452,18 @@ pub struct LimitState(AnyState);
 enum AnyState {
     #[default]
     Fresh,
-    Bucket(BucketState),
-    FixedWindow(FixedWindowState),
+    Bucket(LabelHash, BucketState),
+    FixedWindow(LabelHash, FixedWindowState),
     /// Boxed, so that the others do not grow to its size.
-    SlidingLog(Box<SlidingLogState>),
-    SlidingWindowCounter(SlidingWindowCounterState),
+    SlidingLog(LabelHash, Box<SlidingLogState>),
+    SlidingWindowCounter(LabelHash, SlidingWindowCounterState),
 }
 
 macro_rules! limit_from {
     ($($algorithm:ident),*) => {$(
         impl From<$algorithm> for Limit {
             fn from(algorithm: $algorithm) -> Self {
-                Self { name: None, algorithm: AnyAlgorithm::$algorithm(algorithm) }
+                Self::new(None, AnyAlgorithm::$algorithm(algorithm))
             }
         }
     )*};
@@ -421,11 +485,13 @@ macro_rules! each {
     };
     ($limit:expr, $state:expr, |$a:ident, $s:ident| $body:expr) => {
         match (&$limit.algorithm, $state) {
-            (AnyAlgorithm::TokenBucket($a), AnyState::Bucket($s)) => $body,
-            (AnyAlgorithm::LeakyBucket($a), AnyState::Bucket($s)) => $body,
-            (AnyAlgorithm::FixedWindow($a), AnyState::FixedWindow($s)) => $body,
-            (AnyAlgorithm::SlidingLog($a), AnyState::SlidingLog($s)) => $body,
-            (AnyAlgorithm::SlidingWindowCounter($a), AnyState::SlidingWindowCounter($s)) => $body,
+            (AnyAlgorithm::TokenBucket($a), AnyState::Bucket(_, $s)) => $body,
+            (AnyAlgorithm::LeakyBucket($a), AnyState::Bucket(_, $s)) => $body,
+            (AnyAlgorithm::FixedWindow($a), AnyState::FixedWindow(_, $s)) => $body,
+            (AnyAlgorithm::SlidingLog($a), AnyState::SlidingLog(_, $s)) => $body,
+            (AnyAlgorithm::SlidingWindowCounter($a), AnyState::SlidingWindowCounter(_, $s)) => {
+                $body
+            }
             _ => unreachable!("the state is the limit's own"),
         }
     };
@@ -453,19 +519,44 @@ macro_rules! change_limit {
         if !$limit.owns($state) {
             *$state = $limit.own($state);
         }
+        $state.set_label($limit.label_hash);
         each!($limit, &mut $state.0, |$a, $s| $body)
     }};
 }
 
 impl LimitState {
+    /// Of the limit that changed it last; none if nothing was taken yet.
+    #[inline]
+    fn label(&self) -> Option<LabelHash> {
+        let Self(state) = self;
+        match *state {
+            AnyState::Fresh => None,
+            AnyState::Bucket(label, _)
+            | AnyState::FixedWindow(label, _)
+            | AnyState::SlidingLog(label, _)
+            | AnyState::SlidingWindowCounter(label, _) => Some(label),
+        }
+    }
+
+    #[inline]
+    fn set_label(&mut self, new: LabelHash) {
+        match &mut self.0 {
+            AnyState::Fresh => {}
+            AnyState::Bucket(label, _)
+            | AnyState::FixedWindow(label, _)
+            | AnyState::SlidingLog(label, _)
+            | AnyState::SlidingWindowCounter(label, _) => *label = new,
+        }
+    }
+
     /// The units that it says were taken, and when it was last written.
     fn consumed(&self) -> (u64, Tick) {
         match &self.0 {
             AnyState::Fresh => (0, Tick::default()),
-            AnyState::Bucket(state) => state.consumed(),
-            AnyState::FixedWindow(state) => state.consumed(),
-            AnyState::SlidingLog(state) => state.consumed(),
-            AnyState::SlidingWindowCounter(state) => state.consumed(),
+            AnyState::Bucket(_, state) => state.consumed(),
+            AnyState::FixedWindow(_, state) => state.consumed(),
+            AnyState::SlidingLog(_, state) => state.consumed(),
+            AnyState::SlidingWindowCounter(_, state) => state.consumed(),
         }
     }
 }
@@ -475,23 +566,26 @@ impl Limit {
     fn owns(&self, state: &LimitState) -> bool {
         matches!(
             (&self.algorithm, &state.0),
-            (AnyAlgorithm::TokenBucket(_) | AnyAlgorithm::LeakyBucket(_), AnyState::Bucket(_))
-                | (AnyAlgorithm::FixedWindow(_), AnyState::FixedWindow(_))
-                | (AnyAlgorithm::SlidingLog(_), AnyState::SlidingLog(_))
-                | (AnyAlgorithm::SlidingWindowCounter(_), AnyState::SlidingWindowCounter(_))
+            (AnyAlgorithm::TokenBucket(_) | AnyAlgorithm::LeakyBucket(_), AnyState::Bucket(..))
+                | (AnyAlgorithm::FixedWindow(_), AnyState::FixedWindow(..))
+                | (AnyAlgorithm::SlidingLog(_), AnyState::SlidingLog(..))
+                | (AnyAlgorithm::SlidingWindowCounter(_), AnyState::SlidingWindowCounter(..))
         )
     }
 
     /// A state of this limit's own, in which as many units are taken.
     fn own(&self, state: &LimitState) -> LimitState {
+        let label = self.label_hash;
         let mut own = LimitState(match &self.algorithm {
             AnyAlgorithm::TokenBucket(_) | AnyAlgorithm::LeakyBucket(_) => {
-                AnyState::Bucket(BucketState::default())
+                AnyState::Bucket(label, BucketState::default())
             }
-            AnyAlgorithm::FixedWindow(_) => AnyState::FixedWindow(FixedWindowState::default()),
-            AnyAlgorithm::SlidingLog(_) => AnyState::SlidingLog(Box::default()),
+            AnyAlgorithm::FixedWindow(_) => {
+                AnyState::FixedWindow(label, FixedWindowState::default())
+            }
+            AnyAlgorithm::SlidingLog(_) => AnyState::SlidingLog(label, Box::default()),
             AnyAlgorithm::SlidingWindowCounter(_) => {
-                AnyState::SlidingWindowCounter(SlidingWindowCounterState::default())
+                AnyState::SlidingWindowCounter(label, SlidingWindowCounterState::default())
             }
         });
         let (units, at) = state.consumed();
@@ -595,15 +689,16 @@ mod in_redis {
         }
 
         fn read_state(&self, stored: &mut StoredState<'_>) -> Option<LimitState> {
+            let label = self.label_hash;
             Some(LimitState(match &self.algorithm {
-                AnyAlgorithm::TokenBucket(a) => AnyState::Bucket(a.read_state(stored)?),
-                AnyAlgorithm::LeakyBucket(a) => AnyState::Bucket(a.read_state(stored)?),
-                AnyAlgorithm::FixedWindow(a) => AnyState::FixedWindow(a.read_state(stored)?),
+                AnyAlgorithm::TokenBucket(a) => AnyState::Bucket(label, a.read_state(stored)?),
+                AnyAlgorithm::LeakyBucket(a) => AnyState::Bucket(label, a.read_state(stored)?),
+                AnyAlgorithm::FixedWindow(a) => AnyState::FixedWindow(label, a.read_state(stored)?),
                 AnyAlgorithm::SlidingLog(a) => {
-                    AnyState::SlidingLog(Box::new(a.read_state(stored)?))
+                    AnyState::SlidingLog(label, Box::new(a.read_state(stored)?))
                 }
                 AnyAlgorithm::SlidingWindowCounter(a) => {
-                    AnyState::SlidingWindowCounter(a.read_state(stored)?)
+                    AnyState::SlidingWindowCounter(label, a.read_state(stored)?)
                 }
             }))
         }

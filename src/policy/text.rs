@@ -81,7 +81,7 @@ impl<'t> Parser<'t> {
             let span = options.size.map_or(self.here(), |(span, _)| span);
             self.wrong(span, error.to_string())
         })?;
-        Ok(Limit { name, algorithm })
+        Ok(Limit::new(name, algorithm))
     }
 
     /// `[ ALGORITHM ]`: one of [`ALGORITHM_NAMES`].
