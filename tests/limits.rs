@@ -196,6 +196,7 @@ fn other_algorithms_than_policies_can_be_replaced_too() {
     let limiter = Limiter::live(new(100));
     assert_eq!(limiter.check_n("k", 60).remaining(), 40);
     limiter.replace_with(new(200), Carry::InProportion);
+    limiter.shrink_to_fit();
     assert_eq!(limiter.peek("k").remaining(), 80);
 }
 

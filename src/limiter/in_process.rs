@@ -46,7 +46,10 @@ impl<A: Algorithm, C: Clock> Limiter<A, Memory<A::State, C>> {
     pub fn with_clock(algorithm: A, clock: C) -> Self {
         Self::with_store(algorithm, Memory::new(clock))
     }
+}
 
+/// Of limits that are the same for all keys, or [`Live`].
+impl<L: Limits<()>, C: Clock> Limiter<L, Memory<State<L>, C>> {
     /// Drops the states that say nothing any more and gives the memory back: for after a
     /// peak. It is never necessary, and takes time in proportion to the keys in memory.
     ///
@@ -61,7 +64,8 @@ impl<A: Algorithm, C: Clock> Limiter<A, Memory<A::State, C>> {
     /// assert!(limiter.is_empty());
     /// ```
     pub fn shrink_to_fit(&self) {
-        self.store.shrink(|state, now| self.limits.fresh_after(state, now) > 0);
+        let algorithm = self.limits.get(&());
+        self.store.shrink(|state, now| algorithm.fresh_after(state, now) > 0);
     }
 }
 

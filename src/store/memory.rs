@@ -199,24 +199,48 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     ) -> Decision {
         let now = now.min(Tick::MAX);
         let shard = self.shard(fingerprint);
-        if let Some(cap) = &self.cap
-            && cap.is_full()
-        {
-            // While this is held, the key gets no place.
-            let shard = shard.read();
-            if shard.has_been_searched(now) && shard.lock(fingerprint).is_none() {
-                return cap.apply(algorithm, operation, now.max(shard.dropped_at));
-            }
-        }
-        shard.write(|shard| {
-            if let Some(mut state) = shard.lock(fingerprint) {
-                return operation.apply_out_of_line(algorithm, &mut state, now);
-            }
-            self.insert(algorithm, fingerprint, operation, now, shard)
+        let told = self.apply_to_none(algorithm, fingerprint, operation, now, &shard.read());
+        told.unwrap_or_else(|| {
+            shard.write(|shard| {
+                if let Some(mut state) = shard.lock(fingerprint) {
+                    return operation.apply_out_of_line(algorithm, &mut state, now);
+                }
+                self.insert(algorithm, fingerprint, operation, now, shard)
+            })
         })
     }
 
-    /// For a key that has no state.
+    /// For a key that has no state and gets none, as nothing would be kept, or as there is no place for
+    /// it: nobody gives it one while the shard is looked at. `None` for other keys.
+    fn apply_to_none<A: Algorithm<State = T>>(
+        &self,
+        algorithm: &A,
+        fingerprint: u64,
+        operation: Operation<'_>,
+        now: Tick,
+        shard: &Shard<T>,
+    ) -> Option<Decision> {
+        let is_full = self.cap.as_ref().is_some_and(Cap::is_full);
+        let operation = match operation {
+            // A reset of one key must not be one of all, and nothing can be given back to a key that
+            // has a place left: it is told how it stands.
+            Operation::Reset => Operation::Refund(0),
+            Operation::Refund(_) if !is_full => Operation::Refund(0),
+            Operation::Refund(_) | Operation::Peek(_) => operation,
+            _ if is_full && shard.has_been_searched(now) => operation,
+            _ => return None,
+        };
+        if shard.lock(fingerprint).is_some() {
+            return None;
+        }
+        let now = now.max(shard.dropped_at);
+        Some(match &self.cap {
+            Some(cap) => cap.apply(algorithm, operation, now),
+            None => operation.apply_out_of_line(algorithm, &mut T::default(), now),
+        })
+    }
+
+    /// For a key that has no state, if something is asked of it that may take units.
     fn insert<A: Algorithm<State = T>>(
         &self,
         algorithm: &A,
@@ -234,17 +258,12 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             }
             Some(cap) => return cap.apply(algorithm, operation, now),
         };
-        // Nothing would be kept of what is forgotten or given back: it tells how the key stands.
-        let operation = match operation {
-            Operation::Reset | Operation::Refund(_) if self.cap.is_some() => Operation::Refund(0),
-            other => other,
-        };
         let decision = operation.apply_out_of_line(algorithm, &mut state, now);
         let before = shard.len();
         // What is refused keeps nothing, unless the shared state is the reason: then the key
         // regains units of its own from here on.
         let denied = matches!(decision.outcome, Outcome::Denied(_));
-        if decision.granted > 0 || denied && !matches!(operation, Operation::Peek(_)) {
+        if decision.granted > 0 || denied {
             shard.insert(fingerprint, state, now, keep);
         }
         if let Some(cap) = &self.cap {
@@ -402,11 +421,6 @@ impl<T: Default> Cap<T> {
     where
         A: Algorithm<State = T>,
     {
-        // A reset of one key must not be one of all: it tells how they stand.
-        let operation = match operation {
-            Operation::Reset => Operation::Refund(0),
-            other => other,
-        };
         operation.apply_out_of_line(algorithm, &mut self.shared.lock(), now)
     }
 
