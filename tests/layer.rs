@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tollgate::tower::{
-    FailClosed, FailOpen, GrpcOnly, KeyError, KeyExtractor, PeerIp, PlainText, ProblemJson,
-    RateLimitLayer, Refusal, Undecided,
+    FailClosed, FailOpen, GrpcOnly, HeaderStyle, KeyError, KeyExtractor, PeerIp, PlainText,
+    ProblemJson, RateLimitLayer, Refusal, Undecided,
 };
 use tollgate::{
     BoxRateLimiter, Decision, Describe, Description, Limiter, Operation, Policy, PolicyState,
@@ -359,6 +359,30 @@ async fn requests_cost_what_they_cost_and_the_exempt_nothing() {
         assert_eq!(text(answer).await, "undecided");
     }
     assert_eq!(limiter.peek("k").remaining(), 5);
+}
+
+/// Whatever the style, and whichever is said first.
+#[tokio::test]
+async fn the_unit_of_the_quota_is_told() {
+    let layer = || RateLimitLayer::new(limiter("egress: token_bucket 65535/10s"));
+    for (style, policy) in [
+        (HeaderStyle::Draft11, r#""egress";q=65535;qu="content-bytes";w=10"#),
+        (HeaderStyle::Draft7, "65535;w=10"),
+    ] {
+        for layer in [
+            layer().quota_unit("content-bytes").headers(style),
+            layer().headers(style).quota_unit("content-bytes"),
+        ] {
+            let layer = layer.cost(|_: &Request<()>| 1_500);
+            let answer = layer.layer(Strict::default()).oneshot(get("192.0.2.1:1")).await.unwrap();
+            assert_eq!(all(answer.headers(), "ratelimit-policy"), [policy]);
+        }
+    }
+    let live = Limiter::live("egress: token_bucket 65535/10s".parse::<Policy>().unwrap());
+    let service = RateLimitLayer::new(live).quota_unit("content-bytes").layer(Strict::default());
+    let answer = service.oneshot(get("192.0.2.1:1")).await.unwrap();
+    let policy = r#""egress";q=65535;qu="content-bytes";w=10"#;
+    assert_eq!(all(answer.headers(), "ratelimit-policy"), [policy]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use crate::algorithm::Description;
 use crate::decision::Decision;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use std::fmt::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// In which fields answers tell a client where it stands.
@@ -51,6 +52,25 @@ static LEGACY: [HeaderName; 3] = [
 /// The largest integer of a structured field: 15 digits.
 const MAX_INTEGER: u64 = 999_999_999_999_999;
 
+/// How fields are written, whatever the limits.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Format {
+    pub(super) style: HeaderStyle,
+    /// What the quotas count; `None` for requests.
+    quota_unit: Option<Arc<str>>,
+}
+
+impl Format {
+    /// # Panics
+    ///
+    /// Where `unit` is not of printable ASCII.
+    pub(super) fn set_quota_unit(&mut self, unit: &str) {
+        let printable = unit.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        assert!(printable, "a quota's unit must be of printable ASCII, not {unit:?}");
+        self.quota_unit = (unit != "requests").then(|| unit.into());
+    }
+}
+
 /// The fields that a limiter's answers carry, as far as they are always the same.
 #[derive(Clone, Debug)]
 pub(super) struct RateLimitFields {
@@ -68,7 +88,7 @@ struct Limit {
 }
 
 impl RateLimitFields {
-    pub(super) fn new(limits: &[Description], style: HeaderStyle) -> Self {
+    pub(super) fn new(limits: &[Description], format: &Format) -> Self {
         let mut names: Vec<String> = limits
             .iter()
             .enumerate()
@@ -81,10 +101,10 @@ impl RateLimitFields {
         if names.is_empty() {
             names.push("default".to_owned());
         }
-        let policy = match style {
+        let policy = match format.style {
             _ if limits.is_empty() => None,
             HeaderStyle::Draft11 | HeaderStyle::Draft7 | HeaderStyle::Draft6 => {
-                Some(policies(limits, &names, style))
+                Some(policies(limits, &names, format))
             }
             HeaderStyle::LegacyEpoch | HeaderStyle::LegacyDelta | HeaderStyle::None => None,
         };
@@ -92,12 +112,8 @@ impl RateLimitFields {
             member: format!("{};r=", Quoted(&name)).into_bytes().into(),
             observer: Observer::new(name),
         };
-        Self { style, policy, limits: names.into_iter().map(limit).collect() }
-    }
-
-    /// The same for other limits, which differ from key to key or have been replaced.
-    pub(super) fn of(&self, limits: &[Description]) -> Self {
-        Self::new(limits, self.style)
+        let limits = names.into_iter().map(limit).collect();
+        Self { style: format.style, policy, limits }
     }
 
     /// Who tells of the limit that binds.
@@ -146,14 +162,17 @@ impl RateLimitFields {
 }
 
 /// `RateLimit-Policy`.
-fn policies(limits: &[Description], names: &[String], style: HeaderStyle) -> HeaderValue {
+fn policies(limits: &[Description], names: &[String], format: &Format) -> HeaderValue {
     let mut text = String::new();
     for (name, limit) in names.iter().zip(limits) {
         let separator = if text.is_empty() { "" } else { ", " };
         let q = limit.limit.min(MAX_INTEGER);
-        match style {
+        match format.style {
             HeaderStyle::Draft11 => {
                 append(&mut text, format_args!("{separator}{};q={q}", Quoted(name)));
+                if let Some(unit) = &format.quota_unit {
+                    append(&mut text, format_args!(";qu={}", Quoted(unit)));
+                }
             }
             _ => append(&mut text, format_args!("{separator}{q}")),
         }
@@ -261,7 +280,7 @@ mod tests {
 
     fn fields(policy: &str, style: HeaderStyle) -> RateLimitFields {
         let policy: Policy = policy.parse().unwrap();
-        RateLimitFields::new(&policy.describe(), style)
+        RateLimitFields::new(&policy.describe(), &Format { style, ..Format::default() })
     }
 
     #[test]
@@ -284,6 +303,33 @@ mod tests {
         for style in [HeaderStyle::Draft7, HeaderStyle::Draft6] {
             assert_eq!(fields("a: 10/s; b: 100/100ms", style).policy.unwrap(), "10;w=1, 100");
         }
+    }
+
+    #[test]
+    fn a_unit_other_than_requests_is_told() {
+        let table = [
+            ("content-bytes", r#""egress";q=65535;qu="content-bytes";w=10"#),
+            ("concurrent-requests", r#""egress";q=65535;qu="concurrent-requests";w=10"#),
+            (r#"a"b\c"#, r#""egress";q=65535;qu="a\"b\\c";w=10"#),
+            ("requests", r#""egress";q=65535;w=10"#),
+        ];
+        let policy: Policy = "egress: token_bucket 65535/10s".parse().unwrap();
+        let mut format = Format::default();
+        for (unit, field) in table {
+            format.set_quota_unit(unit);
+            let fields = RateLimitFields::new(&policy.describe(), &format);
+            assert_eq!(fields.policy.unwrap(), field);
+        }
+        format.set_quota_unit("content-bytes");
+        format.style = HeaderStyle::Draft7;
+        let fields = RateLimitFields::new(&policy.describe(), &format);
+        assert_eq!(fields.policy.unwrap(), "65535;w=10", "older drafts have no place for it");
+    }
+
+    #[test]
+    #[should_panic(expected = "a quota's unit must be of printable ASCII")]
+    fn a_unit_that_would_break_a_header_is_refused() {
+        Format::default().set_quota_unit("bytes\r\n");
     }
 
     fn decision(outcome: Outcome, remaining: u64, micros: u64) -> Decision {
@@ -378,6 +424,11 @@ mod tests {
             seed >> (seed >> 58)
         };
         let printable: Vec<char> = (' '..='~').filter(|c| !matches!(c, ':' | ';')).collect();
+        let text = |random: &mut dyn FnMut() -> u64| {
+            let letters = 1 + random() % 20;
+            let letter = |_| printable[random() as usize % printable.len()];
+            (0..letters).map(letter).collect::<String>()
+        };
         let written_again = |field: &HeaderValue| {
             let parser = sfv::Parser::new(field.as_bytes());
             let list: sfv::List = parser.parse().expect("a list");
@@ -386,17 +437,15 @@ mod tests {
         let mut fields = 0;
         while fields < 100_000 {
             let limits: Vec<Description> = (0..1 + random() % 3)
-                .map(|_| {
-                    let letters = 1 + random() % 20;
-                    let name = (0..letters).map(|_| printable[random() as usize % printable.len()]);
-                    Description {
-                        name: Name::new(name.collect::<String>().trim_matches(' ')).ok(),
-                        limit: random(),
-                        window: Some(Duration::from_micros(random())),
-                    }
+                .map(|_| Description {
+                    name: Name::new(text(&mut random).trim_matches(' ')).ok(),
+                    limit: random(),
+                    window: Some(Duration::from_micros(random())),
                 })
                 .collect();
-            let ours = RateLimitFields::new(&limits, HeaderStyle::Draft11);
+            let mut format = Format::default();
+            format.set_quota_unit(&text(&mut random));
+            let ours = RateLimitFields::new(&limits, &format);
             let policy = ours.policy.clone().unwrap();
             assert_eq!(written_again(&policy), policy.to_str().unwrap());
             let decision = Decision {
@@ -412,7 +461,7 @@ mod tests {
     #[test]
     fn numbers_stay_within_what_a_structured_field_can_hold() {
         let limits = [Description { name: None, limit: u64::MAX, window: None }];
-        let fields = RateLimitFields::new(&limits, HeaderStyle::Draft11);
+        let fields = RateLimitFields::new(&limits, &Format::default());
         assert_eq!(fields.policy.unwrap(), r#""default";q=999999999999999"#);
     }
 

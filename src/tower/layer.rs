@@ -1,6 +1,6 @@
 use super::client_ip::PeerIp;
 use super::failure::NeverFails;
-use super::headers::{HeaderStyle, RateLimitFields};
+use super::headers::{Format, HeaderStyle, RateLimitFields};
 use super::key::KeyError;
 use super::question::{Ask, Asked, NoneExempt, OneUnit};
 use super::refusal::ProblemJson;
@@ -76,14 +76,15 @@ impl<L: Describe, T> RateLimitLayer<L, Ask<PeerIp, OneUnit, NoneExempt, T>> {
     }
 
     fn of(limiters: Arc<[Arc<L>]>, question: Ask<PeerIp, OneUnit, NoneExempt, T>) -> Self {
-        let fields = fields(&limiters, HeaderStyle::default());
-        let answers = Answers::new(fields, ProblemJson::default(), NeverFails);
+        let format = Format::default();
+        let fields = fields(&limiters, &format);
+        let answers = Answers::new(format, fields, ProblemJson::default(), NeverFails);
         Self { limiters, question, answers, longest_wait: None }
     }
 }
 
-fn fields<L: Describe>(limiters: &[Arc<L>], style: HeaderStyle) -> Arc<[RateLimitFields]> {
-    limiters.iter().map(|limiter| RateLimitFields::new(&limiter.describe(), style)).collect()
+fn fields<L: Describe>(limiters: &[Arc<L>], format: &Format) -> Arc<[RateLimitFields]> {
+    limiters.iter().map(|limiter| RateLimitFields::new(&limiter.describe(), format)).collect()
 }
 
 impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
@@ -216,8 +217,49 @@ impl<L: Describe, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// The same, with the answers' fields in this style.
     #[must_use]
     pub fn headers(self, style: HeaderStyle) -> Self {
-        let answers = self.answers.with_fields(fields(&self.limiters, style));
-        Self { answers, ..self }
+        self.with_format(|format| format.style = style)
+    }
+
+    /// The same, with this as the unit of what the limits count, where it is not requests:
+    /// `"content-bytes"`, `"concurrent-requests"`, or one of your own. Answers in the default
+    /// [`HeaderStyle`] tell it, as `qu` in `RateLimit-Policy`; it is for
+    /// [`cost`](Self::cost) to say how many such units a request takes.
+    ///
+    /// ```
+    /// use http::{Request, header::CONTENT_LENGTH};
+    /// use tollgate::tower::RateLimitLayer;
+    /// use tollgate::{Limiter, Policy};
+    ///
+    /// /// A body that is sent in chunks does not tell its length: it must be limited as it is read.
+    /// fn content_length<B>(request: &Request<B>) -> u64 {
+    ///     let length = request.headers().get(CONTENT_LENGTH);
+    ///     length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
+    /// }
+    ///
+    /// # #[cfg(feature = "memory")] {
+    /// let limiter = Limiter::new("ingress: token_bucket 65535/10s".parse::<Policy>()?);
+    /// // RateLimit-Policy: "ingress";q=65535;qu="content-bytes";w=10
+    /// let layer = RateLimitLayer::new(limiter)
+    ///     .cost(|request: &Request<()>| content_length(request))
+    ///     .quota_unit("content-bytes");
+    /// # let _ = layer;
+    /// # }
+    /// # Ok::<(), tollgate::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Where `unit` is not of printable ASCII: it is a structured field's string.
+    #[must_use]
+    pub fn quota_unit(self, unit: &str) -> Self {
+        self.with_format(|format| format.set_quota_unit(unit))
+    }
+
+    fn with_format(self, change: impl FnOnce(&mut Format)) -> Self {
+        let Self { limiters, question, mut answers, longest_wait } = self;
+        change(&mut answers.format);
+        answers.fields = fields(&limiters, &answers.format);
+        Self { limiters, question, answers, longest_wait }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::failure::{OnStoreError, Undecided};
 use super::future::Decided;
-use super::headers::{RateLimitFields, RateLimitValues, set_retry_after};
+use super::headers::{Format, RateLimitFields, RateLimitValues, set_retry_after};
 use super::key::KeyError;
 use super::observe;
 use super::refusal::{Refusal, Refuse, Rejection, Wanted};
@@ -15,8 +15,9 @@ use std::sync::Arc;
 /// What a layer's answers are made with: its refusals, and its choice for when the store fails.
 #[derive(Clone, Debug)]
 pub struct Answers<R, F> {
+    pub(super) format: Format,
     /// For each of the limiters.
-    fields: Arc<[RateLimitFields]>,
+    pub(super) fields: Arc<[RateLimitFields]>,
     refusal: R,
     on_store_error: F,
 }
@@ -24,20 +25,23 @@ pub struct Answers<R, F> {
 const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 impl<R, F> Answers<R, F> {
-    pub(super) fn new(fields: Arc<[RateLimitFields]>, refusal: R, on_store_error: F) -> Self {
-        Self { fields, refusal, on_store_error }
+    pub(super) fn new(
+        format: Format,
+        fields: Arc<[RateLimitFields]>,
+        refusal: R,
+        on_store_error: F,
+    ) -> Self {
+        Self { format, fields, refusal, on_store_error }
     }
 
     pub(super) fn with_refusal<R2>(self, refusal: R2) -> Answers<R2, F> {
-        Answers { fields: self.fields, refusal, on_store_error: self.on_store_error }
-    }
-
-    pub(super) fn with_fields(self, fields: Arc<[RateLimitFields]>) -> Self {
-        Self { fields, ..self }
+        let Self { format, fields, on_store_error, .. } = self;
+        Answers { format, fields, refusal, on_store_error }
     }
 
     pub(super) fn with_choice<F2>(self, on_store_error: F2) -> Answers<R, F2> {
-        Answers { fields: self.fields, refusal: self.refusal, on_store_error }
+        let Self { format, fields, refusal, .. } = self;
+        Answers { format, fields, refusal, on_store_error }
     }
 
     /// What becomes of a request that a limiter has decided on, or could not: it is passed on, and
@@ -54,13 +58,13 @@ impl<R, F> Answers<R, F> {
         E: Display,
     {
         match decided {
-            Ok(decision) => {
-                let fields = &self.fields[limiter];
-                match limits {
-                    None => self.admit(decision, fields, request),
-                    Some(limits) => self.admit(decision, &fields.of(&limits), request),
+            Ok(decision) => match limits {
+                None => self.admit(decision, &self.fields[limiter], request),
+                Some(limits) => {
+                    let fields = RateLimitFields::new(&limits, &self.format);
+                    self.admit(decision, &fields, request)
                 }
-            }
+            },
             Err(error) => {
                 observe::failed(&error);
                 match self.on_store_error.on_store_error(&error) {
