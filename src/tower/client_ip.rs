@@ -3,7 +3,7 @@
 use super::key::{KeyError, KeyExtractor, only_line};
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Request};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -73,8 +73,8 @@ fn network(address: IpAddr, ipv6_prefix: u8) -> IpAddr {
 ///
 /// From the right, the first address that is not a trusted proxy's is the client's. Something
 /// that is no address (`unknown`, an obfuscated identifier, an empty place) ends the way there:
-/// then it is the last trusted proxy's. Where there is no header, where all its addresses are
-/// trusted, or where the peer itself is not, it is the peer's.
+/// then it is the last trusted proxy's. Where there is no header, where all its addresses (or the
+/// nearest 64) are trusted, or where the peer itself is not, it is the peer's.
 ///
 /// An IPv4 address that is written as an IPv6 one is the IPv4 address, and of other IPv6
 /// addresses the first 64 bits count, unless [`ipv6_prefix`](Self::ipv6_prefix) says otherwise.
@@ -108,9 +108,20 @@ enum Trusted {
 
 impl Trust {
     /// Proxies whose addresses are in these networks, such as `"10.0.0.0/8".parse()?`; one address
-    /// is a network too, `"127.0.0.1/32"`.
+    /// is a network too, `"127.0.0.1/32"`. A network of IPv4 addresses that are written as IPv6
+    /// ones (`::ffff:10.0.0.0/104`) is that of the IPv4 addresses.
+    ///
+    /// ```
+    /// use tollgate::tower::{IpNet, Trust};
+    ///
+    /// let networks: Result<Vec<IpNet>, _> =
+    ///     ["10.0.0.0/8", "2001:db8::/32"].iter().map(|network| network.parse()).collect();
+    /// let trust = Trust::proxies(networks?);
+    /// # let _ = trust;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn proxies(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self(Trusted::Networks(networks.into_iter().collect()))
+        Self(Trusted::Networks(networks.into_iter().map(canonical).collect()))
     }
 
     /// So many proxies, one behind the other, whatever their addresses: for servers that can be
@@ -133,9 +144,16 @@ impl Trust {
     }
 }
 
+/// As the addresses that are looked for in it: those of `::ffff:0:0/96` are IPv4 ones.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    v4.and_then(|(v4, prefix)| Ipv4Net::new(v4, prefix).ok()).map_or(network, IpNet::V4)
+}
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Proxies in a row, at most.
+/// Trusted proxies in a row, at most, where their number is not known.
 const MAX_HOPS: usize = 64;
 
 impl ClientIp {
@@ -161,6 +179,24 @@ impl ClientIp {
 
     /// As a header with one address tells it, such as `CF-Connecting-IP` or `X-Real-IP`. A
     /// request in which it is there twice, or is no address, is the peer's.
+    ///
+    /// There is nothing to count in it: by [`Trust::hops`], whatever the number, each peer is
+    /// believed.
+    ///
+    /// ```
+    /// use http::{HeaderName, Request};
+    /// use std::net::SocketAddr;
+    /// use tollgate::tower::{ClientIp, KeyExtractor, Trust};
+    ///
+    /// let trust = Trust::proxies(["10.0.0.0/8".parse()?]);
+    /// let client = ClientIp::header(HeaderName::from_static("x-real-ip"), trust);
+    ///
+    /// let mut request = Request::new(());
+    /// request.extensions_mut().insert(SocketAddr::from(([10, 1, 2, 3], 4321)));
+    /// request.headers_mut().insert("x-real-ip", "203.0.113.7".parse()?);
+    /// assert_eq!(client.extract(&request)?.to_string(), "203.0.113.7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub const fn header(name: HeaderName, trust: Trust) -> Self {
         Self { source: Source::Single(name), trust, ipv6_prefix: DEFAULT_IPV6_PREFIX }
@@ -203,7 +239,11 @@ impl ClientIp {
     /// Follows the addresses from the nearest on; `None` stands for what is none.
     fn walk(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
         let mut last = peer;
-        for (index, hop) in hops.take(MAX_HOPS).enumerate() {
+        let max_hops = match self.trust.0 {
+            Trusted::Networks(_) => MAX_HOPS,
+            Trusted::Hops(count) => count,
+        };
+        for (index, hop) in hops.take(max_hops).enumerate() {
             let Some(address) = hop else { return last };
             let is_client = match &self.trust.0 {
                 Trusted::Networks(_) => !self.trust.includes(address),
@@ -300,30 +340,41 @@ fn is_escaped(text: &[u8], place: usize) -> bool {
 /// The address after `for=` in one element; `None` where there is not exactly one.
 fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     let mut found = None;
-    for pair in (FromRight { rest: Some(element), separator: b';' }) {
-        let (name, value) = str::from_utf8(pair).ok()?.trim().split_once('=')?;
-        if name.eq_ignore_ascii_case("for") && found.replace(value).is_some() {
+    let pairs = FromRight { rest: Some(element), separator: b';' }.map(<[u8]>::trim_ascii);
+    // A pair may be left out: "for=192.0.2.1;;proto=http;".
+    for pair in pairs.filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+        if name.eq_ignore_ascii_case(b"for") && found.replace(&value[1..]).is_some() {
             return None;
         }
     }
-    let value = found?;
+    let value = str::from_utf8(found?).ok()?;
     match value.strip_prefix('"') {
-        // No address has anything to escape.
-        Some(quoted) => node(quoted.strip_suffix('"')?),
+        Some(quoted) => node(&unescaped(quoted.strip_suffix('"')?)?),
         // Colons and brackets must be quoted.
         None => value.parse().ok().filter(IpAddr::is_ipv4),
     }
+}
+
+/// What stands in a quoted string; `None` where its closing quote is escaped.
+fn unescaped(quoted: &str) -> Option<String> {
+    let mut characters = quoted.chars();
+    let mut text = String::with_capacity(quoted.len());
+    while let Some(character) = characters.next() {
+        text.push(if character == '\\' { characters.next()? } else { character });
+    }
+    Some(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn client(source: &ClientIp, peer: &str, lines: &[(&str, &str)]) -> String {
+    fn client<V: AsRef<[u8]>>(source: &ClientIp, peer: &str, lines: &[(&str, V)]) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             let name: HeaderName = name.parse().unwrap();
-            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            headers.append(name, HeaderValue::from_bytes(value.as_ref()).unwrap());
         }
         let mut request = Request::new(());
         *request.headers_mut() = headers;
@@ -362,7 +413,9 @@ mod tests {
     #[test]
     fn a_peer_nobody_told_of_is_an_error_that_says_what_to_do() {
         let error = PeerIp.extract(&Request::new(())).unwrap_err();
-        assert!(error.to_string().contains("into_make_service_with_connect_info"));
+        let text = error.to_string();
+        assert!(text.contains("into_make_service_with_connect_info"), "{text}");
+        assert!(text.contains("feature `axum`"), "without it, that alone does not help: {text}");
     }
 
     #[test]
@@ -445,10 +498,62 @@ mod tests {
             ("for=\"1.1.1.1, for=\"203.0.113.7\"", "203.0.113.7"),
             ("for=1.1.1.1, nonsense", "10.0.0.1"),
             ("", "10.0.0.1"),
+            // Pairs may be left out, characters may be escaped.
+            ("for=203.0.113.7;proto=https;", "203.0.113.7"),
+            (";for=203.0.113.7; ;proto=https", "203.0.113.7"),
+            ("for=1.1.1.1, ;", "10.0.0.1"),
+            (r#"for="203.0.113\.7""#, "203.0.113.7"),
+            (r#"for="\[2001:dead::\7]:4711""#, "2001:dead::7"),
+            (r#"for="203.0.113\\.7""#, "10.0.0.1"),
+            (r#"for="203.0.113.7\""#, "10.0.0.1"),
         ];
         for (line, expected) in table {
             assert_eq!(client(&source, "10.0.0.1", &[("forwarded", line)]), expected, "{line}");
         }
+        let bytes: [(&[u8], _); 3] = [
+            (b"for=203.0.113.7;host=\"\xff\"", "203.0.113.7"),
+            (b"host=\"\\\xff\";for=203.0.113.7", "203.0.113.7"),
+            (b"for=\"203.0.113.7\xff\"", "10.0.0.1"),
+        ];
+        for (line, expected) in bytes {
+            assert_eq!(client(&source, "10.0.0.1", &[("forwarded", line)]), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn networks_of_mapped_addresses_are_those_of_the_addresses() {
+        // (network, peer, whether it is trusted)
+        let table = [
+            ("::ffff:10.0.0.0/104", "::ffff:10.0.0.1", true),
+            ("::ffff:10.0.0.0/104", "10.0.0.1", true),
+            ("::ffff:10.0.0.0/104", "11.0.0.1", false),
+            ("::ffff:10.0.0.1/128", "10.0.0.1", true),
+            ("::ffff:10.0.0.1/128", "10.0.0.2", false),
+            ("::ffff:0:0/96", "10.0.0.1", true),
+            ("::ffff:0:0/96", "2001:db8::1", false),
+            ("::/0", "2001:db8::1", true),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+        ];
+        for (network, peer, trusted) in table {
+            let trust = Trust::proxies([network.parse().unwrap()]);
+            let peer: IpAddr = peer.parse().unwrap();
+            assert_eq!(trust.includes(peer.to_canonical()), trusted, "{network} {peer}");
+        }
+    }
+
+    /// Of trusted addresses, no more than a bound; of a number of hops, all.
+    #[test]
+    fn the_way_is_as_long_as_it_is_said_to_be() {
+        let line = |hops: usize| format!("203.0.113.7{}", ", 10.0.0.2".repeat(hops - 1));
+        let found = |trust: Trust, hops: usize| {
+            let source = ClientIp::x_forwarded_for(trust);
+            client(&source, "10.0.0.1", &[("x-forwarded-for", line(hops))])
+        };
+        for hops in [1, 64, 65, 1_000] {
+            assert_eq!(found(Trust::hops(hops), hops), "203.0.113.7", "{hops}");
+        }
+        assert_eq!(found(proxies(), MAX_HOPS), "203.0.113.7");
+        assert_eq!(found(proxies(), MAX_HOPS + 1), "10.0.0.1");
     }
 
     #[test]
@@ -462,6 +567,6 @@ mod tests {
             client(&source, "10.0.0.1", &[("cf-connecting-ip", "1.1.1.1, 2.2.2.2")]),
             "10.0.0.1"
         );
-        assert_eq!(client(&source, "10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client::<&str>(&source, "10.0.0.1", &[]), "10.0.0.1");
     }
 }

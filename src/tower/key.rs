@@ -8,12 +8,15 @@ use std::borrow::Cow;
 /// without one share a budget. For requests to be answered instead, take [`ApiKey`], or write
 /// [`extract`](Self::extract) as for [`KeyError`].
 ///
+/// A path is no key: `/users/1` and `/users/%31` are the same to a router, and a budget each. In
+/// axum, `MatchedRoute` is right.
+///
 /// ```
 /// # use http::Request;
 /// # use tollgate::tower::KeyExtractor;
 /// fn assert_extractor<B, E: KeyExtractor<B>>(_: &E) {}
 ///
-/// assert_extractor::<(), _>(&|request: &Request<()>| request.uri().path().to_owned());
+/// assert_extractor::<(), _>(&|request: &Request<()>| request.headers().get("x-tenant").cloned());
 /// ```
 pub trait KeyExtractor<B> {
     /// What the limiter's keys are.
@@ -85,9 +88,9 @@ impl KeyError {
 
     /// It is the server that must be mended, not the client.
     pub(super) fn unknown_peer() -> Self {
-        let text = "the peer's address is not known: serve the router with \
-                    into_make_service_with_connect_info::<SocketAddr>(), or put the peer's \
-                    SocketAddr into the request's extensions";
+        let text = "the peer's address is not known: in axum, with tollgate's feature `axum`, \
+                    serve the router with into_make_service_with_connect_info::<SocketAddr>(); \
+                    elsewhere, put the peer's SocketAddr into the request's extensions";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, text)
     }
 }
