@@ -15,8 +15,8 @@ use tollgate::tower::{
     ProblemJson, RateLimitLayer, Refusal, Undecided,
 };
 use tollgate::{
-    BoxRateLimiter, Decision, Describe, Description, Limiter, Operation, Policy, PolicyState,
-    RateLimiter,
+    BoxRateLimiter, Decision, Describe, Description, Limiter, ManualClock, Operation, Policy,
+    PolicyState, RateLimiter, Tick,
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
@@ -99,8 +99,9 @@ async fn decisions_ride_in_the_extensions_and_fields_are_appended() {
         serde_json::from_str::<serde_json::Value>(&text(refused).await).unwrap(),
         serde_json::json!({
             "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
-            "title": format!("Too many requests: retry after {wait} s."),
+            "title": "Quota exceeded",
             "status": 429,
+            "detail": format!("Too many requests: retry after {wait} s."),
             "violated-policies": ["default"],
         })
     );
@@ -135,7 +136,10 @@ async fn a_key_that_is_missing_is_answered_as_the_extractor_says() {
     for _ in 0..3 {
         let response = service.clone().oneshot(Request::new(())).await.unwrap();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(text(response).await, "{\"title\":\"x-api-key is missing\",\"status\":401}");
+        assert_eq!(
+            text(response).await,
+            r#"{"title":"Unauthorized","status":401,"detail":"x-api-key is missing"}"#
+        );
     }
     let request = Request::builder().header("x-api-key", "a").body(()).unwrap();
     assert_eq!(service.oneshot(request).await.unwrap().status(), StatusCode::OK);
@@ -303,26 +307,30 @@ async fn what_can_never_pass_says_so_and_nothing_of_waiting() {
     assert_eq!(text(refused).await, "This request costs more than its limit ever allows.\n");
     let typed = ProblemJson::with_type("https://example.com/limits");
     let refused = text(exhausted(typed).oneshot(costly()).await.unwrap()).await;
-    assert!(refused.starts_with("{\"type\":\"https://example.com/limits\""), "{refused}");
-    assert!(refused.contains("costs more"), "{refused}");
+    let expected = r#"{"type":"https://example.com/limits","title":"Quota exceeded","status":429,"#;
+    assert!(refused.starts_with(expected), "{refused}");
+    let detail = r#""detail":"This request costs more than its limit ever allows.""#;
+    assert!(refused.contains(detail), "{refused}");
 }
 
 #[tokio::test]
 async fn grpc_is_refused_in_its_own_way_by_every_form() {
-    let call = |cost: bool| {
-        let call = Request::post("/greeter").header("content-type", "application/grpc+proto");
+    let call = |cost: bool, content_type: &str| {
+        let call = Request::post("/greeter").header("content-type", content_type);
         if cost { call.header("x-cost", "3") } else { call }.body(()).unwrap()
     };
-    for cost in [false, true] {
+    let types = ["application/grpc", "application/grpc-web+proto", "Application/GRPC+proto"];
+    for (content_type, cost) in types.into_iter().flat_map(|t| [(t, false), (t, true)]) {
+        let call = || call(cost, content_type);
         let refused = [
-            exhausted(ProblemJson::default()).oneshot(call(cost)).await.unwrap(),
-            exhausted(PlainText).oneshot(call(cost)).await.unwrap(),
-            exhausted(GrpcOnly).oneshot(call(cost)).await.unwrap(),
+            exhausted(ProblemJson::default()).oneshot(call()).await.unwrap(),
+            exhausted(PlainText).oneshot(call()).await.unwrap(),
+            exhausted(GrpcOnly).oneshot(call()).await.unwrap(),
         ];
         for refused in refused {
             assert_eq!(refused.status(), 200);
             let headers = refused.headers().clone();
-            assert_eq!(headers["content-type"], "application/grpc");
+            assert_eq!(headers["content-type"], content_type);
             assert_eq!(headers["grpc-status"], "8");
             let pushback = headers["grpc-retry-pushback-ms"].to_str().unwrap();
             if cost {
@@ -359,6 +367,31 @@ async fn requests_cost_what_they_cost_and_the_exempt_nothing() {
         assert_eq!(text(answer).await, "undecided");
     }
     assert_eq!(limiter.peek("k").remaining(), 5);
+}
+
+/// The limit with the longest wait is named, though another has one more unit sooner.
+#[tokio::test]
+async fn a_refusal_tells_its_retry_after_as_t() {
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let policy: Policy = "a: token_bucket 10/h; b: token_bucket 1/s burst 5".parse().unwrap();
+    let service = RateLimitLayer::new(Limiter::with_clock(policy, clock.clone()))
+        .key(|_: &Request<()>| "k")
+        .cost(|request: &Request<()>| request.uri().path().len() as u64 - 1)
+        .layer(Strict::default());
+    for (seconds, path, ratelimit, retry_after) in [
+        (0, "/four", r#""b";r=1;t=1"#, None),
+        (3, "/to", r#""b";r=2;t=1"#, None),
+        (0, "/fives", r#""a";r=2;t=357"#, Some("357")),
+        (0, "/six", r#""b";r=2;t=1"#, Some("1")),
+        (0, "/sixsix", r#""b";r=2;t=1"#, None),
+    ] {
+        clock.advance(Duration::from_secs(seconds));
+        let request = Request::get(path).body(()).unwrap();
+        let answer = service.clone().oneshot(request).await.unwrap();
+        let headers = answer.headers();
+        assert_eq!(all(headers, "ratelimit").last(), Some(&ratelimit), "{path}");
+        assert_eq!(all(headers, "retry-after").first().copied(), retry_after, "{path}");
+    }
 }
 
 /// Whatever the style, and whichever is said first.
@@ -472,6 +505,12 @@ async fn a_failing_store_is_met_as_was_chosen() {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.headers()["retry-after"], "1");
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
+
+    let call = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
+    let closed = layer().on_store_error(FailClosed).layer(Strict::default());
+    let answer = closed.oneshot(call).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "14");
+    assert_eq!(answer.headers()["grpc-retry-pushback-ms"], "1000");
 
     let own = layer()
         .on_store_error(|error: &std::io::Error| {

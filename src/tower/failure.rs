@@ -49,7 +49,7 @@ pub enum Undecided<B> {
     /// It goes on to the service, without a decision and without `RateLimit` fields.
     PassOn,
     /// It is answered 503 Service Unavailable with `Retry-After: 1`, in the form of the layer's
-    /// refusals.
+    /// refusals; a call of gRPC is answered `UNAVAILABLE` with `grpc-retry-pushback-ms: 1000`.
     Unavailable,
     /// It is answered so.
     Answer(Response<B>),
@@ -65,6 +65,10 @@ where
 }
 
 /// Passes requests on while the store fails: it is better to serve too many than none.
+///
+/// Such a request has no [`Decision`](crate::Decision) in its extensions, and a handler in axum
+/// that looks for one takes an `Option<Extension<Decision>>`: with an `Extension<Decision>` it
+/// would answer 500.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FailOpen;
 

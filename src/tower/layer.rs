@@ -122,7 +122,8 @@ impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
 
     /// The same, with requests that are passed on without being asked about: those for which
     /// `exempt`, a closure from `&Request<_>`, returns `true`. They get no decision from this
-    /// layer; that of an outer one stays in their extensions.
+    /// layer; that of an outer one stays in their extensions. Where there is none, a handler in
+    /// axum that takes an `Extension<Decision>` answers 500: take an `Option` of it.
     #[must_use]
     pub fn exempt<X2>(self, exempt: X2) -> RateLimitLayer<L, Ask<E, C, X2, T>, R, F> {
         self.with_question(|Ask { key, cost, choice, .. }| Ask { key, cost, exempt, choice })

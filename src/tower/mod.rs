@@ -9,8 +9,9 @@
 //! - `RateLimit-Policy` and `RateLimit`, as in
 //!   [draft-ietf-httpapi-ratelimit-headers-11](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/11/),
 //!   appended to any that the service sets itself. `r` is what remains, `t` the seconds until
-//!   there is one more, rounded up. A single limit without a name is called `default` there.
-//!   [`HeaderStyle`] has the older ways of telling the same;
+//!   there is one more, rounded up; on a refusal, those after which the same request passes. A
+//!   single limit without a name is called `default` there. [`HeaderStyle`] has the older ways of
+//!   telling the same;
 //! - on a refusal, `Retry-After` in whole seconds, rounded up and never 0: a client that sleeps
 //!   exactly so long gets through. A request that can never pass, because it costs more than the
 //!   limit holds, has none.
@@ -55,7 +56,7 @@
 //! | [`PeerIp`] (default) | the address of the peer |
 //! | [`ClientIp`] | the address of the client behind proxies that you trust |
 //! | [`ApiKey`] | a header or a bearer token, with a rule for when it is missing |
-//! | `MatchedRoute` | the route of axum's router |
+//! | `MatchedRoute` | the route of axum's router, which a path spelled otherwise does not evade |
 //! | [`RequestMethod`] | the method |
 //! | a tuple of these | each combination has a budget |
 //! | a closure | any key, where there always is one; what it returns is the key, `Result` or not |
@@ -81,8 +82,10 @@
 //! let by_key: Policy = "keys: sliding_log 2/min".parse()?;
 //!
 //! let app: Router = Router::new()
-//!     .route("/", get(async |Extension(decision): Extension<Decision>| {
-//!         format!("{} left", decision.remaining())
+//!     // There is no decision on a request that is exempt, or passed on while a store fails.
+//!     .route("/", get(async |decision: Option<Extension<Decision>>| match decision {
+//!         Some(Extension(decision)) => format!("{} left", decision.remaining()),
+//!         None => "not limited".to_owned(),
 //!     }))
 //!     .layer(
 //!         RateLimitLayer::new(Limiter::new(by_key))

@@ -18,7 +18,7 @@ pub struct Refusal<'a> {
     /// own; `default` for a single limit without one.
     pub policy: &'a str,
     /// What kind of answer the request wants.
-    pub wanted: Wanted,
+    pub wanted: Wanted<'a>,
 }
 
 /// A request that is not passed on for another reason than a limit, and why.
@@ -30,26 +30,31 @@ pub struct Rejection<'a> {
     /// The reason, in a sentence.
     pub text: &'a str,
     /// What kind of answer the request wants.
-    pub wanted: Wanted,
+    pub wanted: Wanted<'a>,
 }
 
 /// What kind of answer a request wants.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Wanted {
+pub enum Wanted<'a> {
     /// A status and a body.
     Http,
     /// A status without a body: the request is a HEAD.
     HttpHead,
-    /// A status of gRPC, in headers only.
-    Grpc,
+    /// A status of gRPC, in headers only, with this `Content-Type`: the request's, such as
+    /// `application/grpc` or `application/grpc-web+proto`.
+    Grpc(&'a HeaderValue),
 }
 
-impl Wanted {
-    pub(super) fn by<B>(request: &Request<B>) -> Self {
-        let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        if content_type.is_some_and(|value| value.starts_with(b"application/grpc")) {
-            Self::Grpc
+impl<'a> Wanted<'a> {
+    pub(super) fn by<B>(request: &'a Request<B>) -> Self {
+        const GRPC: &[u8] = b"application/grpc";
+        let is_grpc = |value: &&HeaderValue| {
+            let begin = value.as_bytes().get(..GRPC.len());
+            begin.is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC))
+        };
+        if let Some(content_type) = request.headers().get(CONTENT_TYPE).filter(is_grpc) {
+            Self::Grpc(content_type)
         } else if request.method() == Method::HEAD {
             Self::HttpHead
         } else {
@@ -105,8 +110,13 @@ where
 ///
 /// ```text
 /// {"type":"https://iana.org/assignments/http-problem-types#quota-exceeded",
-///  "title":"Too many requests: retry after 2 s.","status":429,"violated-policies":["default"]}
+///  "title":"Quota exceeded","status":429,
+///  "detail":"Too many requests: retry after 2 s.","violated-policies":["default"]}
 /// ```
+///
+/// Where the cost is above what the limit ever holds, `detail` says so, and there is no
+/// `Retry-After`. Other rejections have no `type`, the status's own name as their `title`, and
+/// their reason as `detail`.
 ///
 /// A HEAD has the same answer without a body; gRPC has a gRPC status in headers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -138,7 +148,8 @@ impl<B: From<String>> Refuse<B> for ProblemJson {
     fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
         respond(refusal.wanted, StatusCode::TOO_MANY_REQUESTS, &reason(refusal), || {
             let body = format!(
-                "{{\"type\":{},\"title\":{},\"status\":429,\"violated-policies\":[{}]}}",
+                "{{\"type\":{},\"title\":\"Quota exceeded\",\"status\":429,\"detail\":{},\
+                 \"violated-policies\":[{}]}}",
                 Json(&self.problem_type),
                 Json(&reason(refusal)),
                 Json(refusal.policy),
@@ -149,8 +160,11 @@ impl<B: From<String>> Refuse<B> for ProblemJson {
 
     fn reject(&self, rejection: &Rejection<'_>) -> Response<B> {
         respond(rejection.wanted, rejection.status, rejection.text, || {
-            let (title, status) = (Json(rejection.text), rejection.status.as_u16());
-            (PROBLEM_JSON, format!("{{\"title\":{title},\"status\":{status}}}"))
+            let status = rejection.status.as_str();
+            let title = Json(rejection.status.canonical_reason().unwrap_or(status));
+            let detail = Json(rejection.text);
+            let body = format!("{{\"title\":{title},\"status\":{status},\"detail\":{detail}}}");
+            (PROBLEM_JSON, body)
         })
     }
 }
@@ -182,11 +196,11 @@ pub struct GrpcOnly;
 
 impl<B: Default> Refuse<B> for GrpcOnly {
     fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
-        grpc(StatusCode::TOO_MANY_REQUESTS, &reason(refusal), B::default())
+        grpc(refusal.wanted, StatusCode::TOO_MANY_REQUESTS, &reason(refusal), B::default())
     }
 
     fn reject(&self, rejection: &Rejection<'_>) -> Response<B> {
-        grpc(rejection.status, rejection.text, B::default())
+        grpc(rejection.wanted, rejection.status, rejection.text, B::default())
     }
 }
 
@@ -219,13 +233,13 @@ const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
 
 /// The answer as it is wanted; `content` makes the type and the text of a body.
 fn respond<B: From<String>>(
-    wanted: Wanted,
+    wanted: Wanted<'_>,
     status: StatusCode,
     reason: &str,
     content: impl FnOnce() -> (&'static str, String),
 ) -> Response<B> {
-    if wanted == Wanted::Grpc {
-        return grpc(status, reason, B::from(String::new()));
+    if let Wanted::Grpc(_) = wanted {
+        return grpc(wanted, status, reason, B::from(String::new()));
     }
     let (content_type, body) = content();
     let length = HeaderValue::from(body.len());
@@ -242,7 +256,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// A response that ends with its headers ("trailers-only").
-fn grpc<B>(status: StatusCode, reason: &str, empty: B) -> Response<B> {
+fn grpc<B>(wanted: Wanted<'_>, status: StatusCode, reason: &str, empty: B) -> Response<B> {
     let code = match status {
         StatusCode::TOO_MANY_REQUESTS => "8",      // RESOURCE_EXHAUSTED
         StatusCode::UNAUTHORIZED => "16",          // UNAUTHENTICATED
@@ -251,9 +265,13 @@ fn grpc<B>(status: StatusCode, reason: &str, empty: B) -> Response<B> {
         status if status.is_client_error() => "3", // INVALID_ARGUMENT
         _ => "13",                                 // INTERNAL
     };
+    let content_type = match wanted {
+        Wanted::Grpc(content_type) => content_type.clone(),
+        Wanted::Http | Wanted::HttpHead => HeaderValue::from_static("application/grpc"),
+    };
     let mut response = Response::new(empty);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(CONTENT_TYPE, content_type);
     headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
     headers.insert(GRPC_MESSAGE, percent_encoded(reason));
     response

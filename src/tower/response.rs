@@ -93,11 +93,11 @@ impl<R, F> Answers<R, F> {
             return Verdict::PassOn(Some(values));
         }
         let wanted = Wanted::by(request);
-        let mut response =
-            self.refusal.refuse(&Refusal { decision, policy: observer.policy(), wanted });
+        let policy = observer.policy();
+        let mut response = self.refusal.refuse(&Refusal { decision, policy, wanted });
         let headers = response.headers_mut();
         set_retry_after(&decision, headers);
-        if wanted == Wanted::Grpc {
+        if let Wanted::Grpc(_) = wanted {
             headers.insert(GRPC_RETRY_PUSHBACK, pushback(&decision));
         }
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -123,12 +123,17 @@ impl<R, F> Answers<R, F> {
     where
         R: Refuse<ResBody>,
     {
+        let wanted = Wanted::by(request);
         let mut response = self.refusal.reject(&Rejection {
             status: StatusCode::SERVICE_UNAVAILABLE,
             text: "The rate limit cannot be checked: retry after 1 s.",
-            wanted: Wanted::by(request),
+            wanted,
         });
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        let headers = response.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Wanted::Grpc(_) = wanted {
+            headers.insert(GRPC_RETRY_PUSHBACK, HeaderValue::from_static("1000"));
+        }
         response
     }
 }
