@@ -68,6 +68,11 @@ fn limiter(policy: &str) -> Limiter<Policy> {
 }
 
 #[test]
+fn a_request_allocates_what_its_answer_tells() {
+    an_allowed_request_allocates_the_decision_and_the_header_values();
+    fields_that_nobody_is_told_are_not_made();
+}
+
 fn an_allowed_request_allocates_the_decision_and_the_header_values() {
     let bare = allocations(Inner);
     for policy in ["token_bucket 1000000/s", "1000000/s; fixed_window 1000000000/d"] {
@@ -83,5 +88,19 @@ fn an_allowed_request_allocates_the_decision_and_the_header_values() {
         let by_key = RateLimitLayer::new(limiter(policy))
             .key(ApiKey::header(HeaderName::from_static("x-api-key")));
         assert_eq!(allocations(by_key.layer(Inner)) - bare, 2, "{policy}");
+    }
+}
+
+/// Limits that can be replaced are described anew for each request: of the fields, no more is made
+/// than the style tells.
+fn fields_that_nobody_is_told_are_not_made() {
+    let bare = allocations(Inner);
+    for (policy, most) in
+        [("token_bucket 1000000/s", 7), ("1000000/s; fixed_window 1000000000/d", 18)]
+    {
+        let live = Limiter::live(policy.parse::<Policy>().unwrap());
+        let without = RateLimitLayer::new(live).headers(HeaderStyle::None);
+        let made = allocations(without.layer(Inner)) - bare;
+        assert!(made <= most, "{policy}: {made}");
     }
 }

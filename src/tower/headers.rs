@@ -5,7 +5,7 @@ use crate::algorithm::Description;
 use crate::decision::Decision;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use std::fmt::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// In which fields answers tell a client where it stands.
@@ -17,7 +17,9 @@ use std::time::{Duration, SystemTime};
 pub enum HeaderStyle {
     /// [draft-ietf-httpapi-ratelimit-headers-11](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/11/):
     /// `RateLimit-Policy: "default";q=100;w=60` and `RateLimit: "default";r=50;t=1`, where `t` are
-    /// the seconds until there is one more than `r`, rounded up.
+    /// the seconds until there is one more than `r`, rounded up. On a refusal it names the limit
+    /// with the longest wait: `r` are the units that all limits of the set still have, and `t`
+    /// are the seconds after which the same request passes, as `Retry-After` has them.
     #[default]
     Draft11,
     /// Version 07 of the draft: `RateLimit: limit=100, remaining=50, reset=5` and
@@ -83,8 +85,9 @@ pub(super) struct RateLimitFields {
 #[derive(Clone, Debug)]
 struct Limit {
     observer: Observer,
-    /// The beginning of its member of `RateLimit`, as far as the number of units that remain.
-    member: Box<[u8]>,
+    /// The beginning of its member of `RateLimit`, as far as the number of units that remain; made
+    /// when it is first told.
+    member: OnceLock<Box<[u8]>>,
 }
 
 impl RateLimitFields {
@@ -108,10 +111,7 @@ impl RateLimitFields {
             }
             HeaderStyle::LegacyEpoch | HeaderStyle::LegacyDelta | HeaderStyle::None => None,
         };
-        let limit = |name: String| Limit {
-            member: format!("{};r=", Quoted(&name)).into_bytes().into(),
-            observer: Observer::new(name),
-        };
+        let limit = |name| Limit { observer: Observer::new(name), member: OnceLock::new() };
         let limits = names.into_iter().map(limit).collect();
         Self { style: format.style, policy, limits }
     }
@@ -127,10 +127,13 @@ impl RateLimitFields {
     }
 
     fn member(&self, decision: &Decision) -> HeaderValue {
-        let begin = &self.binding(decision).member;
+        let Limit { observer, member } = self.binding(decision);
+        let begin =
+            member.get_or_init(|| format!("{};r=", Quoted(observer.policy())).into_bytes().into());
         let (mut r, mut t) = (itoa::Buffer::new(), itoa::Buffer::new());
         let r = r.format(decision.remaining().min(MAX_INTEGER)).as_bytes();
-        let text = match decision.next_after().map(seconds_rounded_up) {
+        let next_after = || decision.next_after().map(seconds_rounded_up);
+        let text = match retry_after_seconds(decision).or_else(next_after) {
             Some(seconds) => [begin, r, b";t=", t.format(seconds).as_bytes()].concat(),
             None => [begin, r].concat(),
         };
@@ -196,6 +199,7 @@ enum State {
     List(HeaderValue),
     /// A field that can be there once; what is there already is of a stricter place, inside.
     One(HeaderValue),
+    /// Three such fields, which belong together.
     Three(&'static [HeaderName; 3], [u64; 3]),
     None,
 }
@@ -210,7 +214,7 @@ impl RateLimitValues {
             State::One(state) => {
                 headers.entry(RATELIMIT).or_insert(state);
             }
-            State::Three(names, values) if !headers.contains_key(&names[0]) => {
+            State::Three(names, values) if !names.iter().any(|n| headers.contains_key(n)) => {
                 for (name, value) in names.iter().zip(values) {
                     headers.insert(name, value.into());
                 }
@@ -410,6 +414,24 @@ mod tests {
             }
             let states = headers.get_all(RATELIMIT).iter().count();
             assert_eq!(states == 2, style == HeaderStyle::Draft11, "{style:?}");
+        }
+    }
+
+    #[test]
+    fn three_fields_are_written_together_or_not_at_all() {
+        for (style, names) in [
+            (HeaderStyle::Draft6, &DRAFT_6),
+            (HeaderStyle::LegacyDelta, &LEGACY),
+            (HeaderStyle::LegacyEpoch, &LEGACY),
+        ] {
+            for own in names {
+                let mut headers = HeaderMap::new();
+                headers.insert(own, HeaderValue::from_static("77"));
+                let decision = decision(Outcome::Allowed, 1, 1);
+                fields("100/min", style).values(&decision).append_to(&mut headers);
+                let there = names.iter().filter_map(|name| headers.get(name));
+                assert_eq!(there.collect::<Vec<_>>(), ["77"], "{style:?} {own}");
+            }
         }
     }
 

@@ -7,14 +7,16 @@
 
 use crate::decision::{Decision, Outcome};
 use std::fmt::Display;
+#[cfg(feature = "metrics")]
+use std::sync::OnceLock;
 
 /// What is told of one limit's decisions.
 #[derive(Clone, Debug)]
 pub(super) struct Observer {
     policy: Box<str>,
-    /// Made once: a request is counted without allocating.
+    /// Each made when it first counts: from then on, a request is counted without allocating.
     #[cfg(feature = "metrics")]
-    counters: [metrics::Key; OUTCOMES.len()],
+    counters: [OnceLock<metrics::Key>; OUTCOMES.len()],
 }
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]
@@ -22,16 +24,10 @@ const OUTCOMES: [&str; 4] = ["allowed", "delayed", "denied", "never"];
 
 impl Observer {
     pub(super) fn new(policy: String) -> Self {
-        #[cfg(feature = "metrics")]
-        let counters = OUTCOMES.map(|outcome| {
-            let policy = metrics::Label::new("policy", policy.clone());
-            let outcome = metrics::Label::from_static_parts("outcome", outcome);
-            metrics::Key::from_parts("tollgate_requests_total", vec![policy, outcome])
-        });
         Self {
             policy: policy.into(),
             #[cfg(feature = "metrics")]
-            counters,
+            counters: Default::default(),
         }
     }
 
@@ -50,7 +46,12 @@ impl Observer {
         };
         #[cfg(feature = "metrics")]
         metrics::with_recorder(|recorder| {
-            recorder.register_counter(&self.counters[outcome], &METADATA).increment(1);
+            let counter = self.counters[outcome].get_or_init(|| {
+                let policy = metrics::Label::new("policy", self.policy.to_string());
+                let outcome = metrics::Label::from_static_parts("outcome", OUTCOMES[outcome]);
+                metrics::Key::from_parts("tollgate_requests_total", vec![policy, outcome])
+            });
+            recorder.register_counter(counter, &METADATA).increment(1);
         });
         #[cfg(feature = "tracing")]
         if !decision.is_allowed() {
