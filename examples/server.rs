@@ -29,9 +29,11 @@ use axum::routing::{get, post};
 use axum::{Router, serve};
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
+use percent_encoding::percent_decode_str;
 use std::error::Error;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
+use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -39,8 +41,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tollgate::tower::{
-    ClientIp, FailClosed, FailOpen, HeaderStyle, KeyError, KeyExtractor, OnStoreError,
-    RateLimitLayer, Trust, Undecided,
+    ClientIp, FailClosed, FailOpen, HeaderStyle, KeyError, KeyExtractor, MatchedRoute,
+    OnStoreError, RateLimitLayer, Route, Trust, Undecided,
 };
 use tollgate::{BoxRateLimiter, Limiter, Policy};
 
@@ -55,22 +57,23 @@ struct Args {
     #[arg(long, default_value = "token_bucket 1/2s burst 3")]
     policy: Policy,
 
-    /// Whose budget a request is charged to: peer (the client's address), global, path or
-    /// header:NAME.
+    /// Whose budget a request is charged to: peer (the client's address), global, path (however it
+    /// is spelled; what takes no route shares one) or header:NAME.
     #[arg(long, value_name = "KEY", default_value = "peer")]
     key: KeyBy,
 
     /// Networks of reverse proxies that may say whose request it is; may be given again.
-    #[arg(long, value_name = "CIDR", value_parser = network, conflicts_with = "hops")]
+    #[arg(long, value_name = "CIDR", value_parser = network, group = "proxies")]
     trust: Vec<IpNet>,
 
-    /// How many reverse proxies are in front, whatever their addresses.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    /// How many reverse proxies are in front, whatever their addresses. Where the header has one
+    /// address only, there is nothing to count: any peer is believed.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..), group = "proxies")]
     hops: Option<u8>,
 
     /// The header in which the proxies say it: x-forwarded-for, forwarded, or another with one
-    /// address.
-    #[arg(long, value_name = "HEADER", default_value = "x-forwarded-for")]
+    /// address. It goes with --trust or --hops.
+    #[arg(long, value_name = "HEADER", default_value = "x-forwarded-for", requires = "proxies")]
     forwarded: HeaderName,
 
     /// How many bits of an IPv6 address tell one client from another.
@@ -179,12 +182,13 @@ impl FromStr for KeyBy {
     }
 }
 
-/// An enum, so that no path or header can pass for an address.
+/// An enum, so that no path or header can pass for an address. A path is told by the route that it
+/// takes and by what it says once it is decoded; all that takes none says nothing.
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
     Address(IpAddr),
     Global,
-    Path(String),
+    Path(Route, Vec<u8>),
     Header(HeaderValue),
 }
 
@@ -194,7 +198,7 @@ impl tollgate::RedisKey for Key {
         match self {
             Self::Address(address) => ("address", address).write_to(key),
             Self::Global => "global".write_to(key),
-            Self::Path(path) => ("path", path).write_to(key),
+            Self::Path(route, path) => ("path", route, &path[..]).write_to(key),
             Self::Header(value) => ("header", value.as_bytes()).write_to(key),
         }
     }
@@ -231,7 +235,11 @@ impl<B> KeyExtractor<B> for ServerKey {
         match &self.by {
             KeyBy::Peer => address(),
             KeyBy::Global => Ok(Key::Global),
-            KeyBy::Path => Ok(Key::Path(request.uri().path().to_owned())),
+            KeyBy::Path => {
+                let route = MatchedRoute.extract(request)?;
+                let path = route.path().map(|_| percent_decode_str(request.uri().path()).collect());
+                Ok(Key::Path(route, path.unwrap_or_default()))
+            }
             // Who sends no such header shares the budget of its address.
             KeyBy::Header(name) => {
                 request.headers().get(name).cloned().map(Key::Header).map_or_else(address, Ok)
@@ -240,10 +248,16 @@ impl<B> KeyExtractor<B> for ServerKey {
     }
 }
 
-/// The units that the header of this name tells; 1 where it tells none.
+/// The units that the header of this name tells; 1 where it tells none. A number too large is the
+/// largest.
 fn cost<B>(request: &Request<B>, name: Option<&HeaderName>) -> u64 {
     let value = name.and_then(|name| request.headers().get(name)?.to_str().ok());
-    value.and_then(|value| value.parse().ok()).unwrap_or(1)
+    value.map_or(1, |value| {
+        value.parse().unwrap_or_else(|error: ParseIntError| match error.kind() {
+            IntErrorKind::PosOverflow => u64::MAX,
+            _ => 1,
+        })
+    })
 }
 
 /// How often the guarded handlers ran.

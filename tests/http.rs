@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::program::{Server, run};
+use common::program::{Server, refused, run};
 use reqwest::{Client, Response, StatusCode};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -149,18 +149,52 @@ async fn each_choice_of_key_has_its_budgets() {
     assert_eq!(statuses("header:x-user", requests).await, [200, 429, 200, 429]);
 }
 
+/// Each spelling of a path is the path, and what takes no route shares a budget.
+#[tokio::test]
+async fn a_path_spelled_otherwise_has_no_budget_of_its_own() {
+    let server = Server::start(&["--policy", "1/h", "--key", "path"]);
+    let client = http1();
+    for (path, status) in [
+        ("/u/1", 200),
+        ("/u/%31", 429),
+        ("/u/1?new", 429),
+        ("/u/2", 200),
+        ("/u/%32", 429),
+        ("/u/%2541", 200),
+        ("/u/A", 200),
+        ("/u/%41", 429),
+        ("/", 200),
+        ("/?new", 429),
+        ("/nowhere", 404),
+        ("/elsewhere", 429),
+        ("//u/1", 429),
+        ("/%75/1", 429),
+        ("/u/1/", 429),
+        ("/u/1/2", 429),
+    ] {
+        assert_eq!(get(&client, server.url(path)).await.status(), status, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn of_two_policies_the_exhausted_one_is_named_and_the_other_is_not_charged() {
-    let policy = "burst: token_bucket 1/min burst 2; daily: fixed_window 5000/day";
-    let server = Server::start(&["--policy", policy]);
+    let policy = "burst: token_bucket 1/2s burst 3; daily: sliding_log 4/day";
+    let server = Server::start(&["--policy", policy, "--cost-header", "x-cost"]);
     let client = http1();
-    let both = r#""burst";q=2;w=120, "daily";q=5000;w=86400"#;
-    for expected in [200, 200, 429, 429] {
-        let response = get(&client, server.url("/")).await;
-        assert_eq!(response.status(), expected);
+    let both = r#""burst";q=3;w=6, "daily";q=4;w=86400"#;
+    let ask_for_two = async || {
+        let response = client.get(server.url("/")).header("x-cost", "2").send().await.unwrap();
         assert_eq!(header(&response, "ratelimit-policy"), both);
-        assert!(header(&response, "ratelimit").starts_with(r#""burst";r="#));
+        let (limit, _) = header(&response, "ratelimit").split_once(";t=").unwrap();
+        (response.status().as_u16(), limit.to_owned())
+    };
+    assert_eq!(ask_for_two().await, (200, r#""burst";r=1"#.to_owned()));
+    for _ in 0..10 {
+        assert_eq!(ask_for_two().await, (429, r#""burst";r=1"#.to_owned()));
     }
+    sleep(Duration::from_millis(4_050)).await;
+    // The two that the day has left are still there, and no more.
+    assert_eq!(ask_for_two().await, (200, r#""daily";r=0"#.to_owned()));
 }
 
 #[tokio::test]
@@ -251,12 +285,17 @@ async fn each_deployment_has_its_one_header() {
     assert_eq!(served(&[&trust[..], &["x-forwarded-for"]].concat(), 20, all).await, 20);
 }
 
+/// However long the header is, it is answered like any other, and all such requests are the peer's:
+/// a way of trusted proxies only is followed as far as the server's bound, and leads nowhere.
 #[tokio::test]
-async fn monstrous_headers_are_nobodys_key_and_take_no_time() {
+async fn monstrous_headers_are_nobodys_key() {
     let trust = ["--trust", "127.0.0.1/32", "--forwarded"];
     let monsters = [
         ",".repeat(10_000),
         "10.0.0.1,".repeat(1_000),
+        // 10,000 hops, and the client's own address beyond them.
+        format!("203.0.113.7{}", ",127.0.0.1".repeat(10_000)),
+        format!("for=203.0.113.7{}", ",for=127.0.0.1".repeat(10_000)),
         format!("{}127.0.0.1", "127.0.0.1, ".repeat(900)),
         "\"".repeat(10_000),
         "\\\"".repeat(5_000),
@@ -279,6 +318,19 @@ async fn monstrous_headers_are_nobodys_key_and_take_no_time() {
     let request = http1().get(server.url("/")).header("x-forwarded-for", huge);
     let status = request.send().await.unwrap().status();
     assert!(status == 200 || status == 431, "{status}");
+}
+
+#[test]
+fn flags_that_would_do_nothing_are_refused() {
+    // Nobody can listen there, so that what is not refused ends all the same.
+    let listen = ["--listen", "192.0.2.1:1"];
+    for (options, problem) in [
+        (&["--forwarded", "x-real-ip"][..], "--trust <CIDR>|--hops <N>"),
+        (&["--trust", "10.0.0.0/8", "--hops", "1"], "cannot be used with"),
+    ] {
+        let said = refused("server", &[&listen, options].concat());
+        assert!(said.contains(problem), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -327,8 +379,16 @@ async fn refusals_are_problems_that_name_the_policy() {
     let problem: serde_json::Value = serde_json::from_str(&refused.text().await.unwrap()).unwrap();
     assert_eq!(problem["violated-policies"], serde_json::json!(["api"]));
     assert_eq!(problem["status"], 429);
-    let never = ask("4").await;
-    assert_eq!((never.status().as_u16(), header(&never, "retry-after")), (429, "none"));
+    assert_eq!(problem["title"], "Quota exceeded");
+    assert_eq!(problem["detail"], "Too many requests: retry after 60 s.");
+    for cost in ["4", "18446744073709551615", "18446744073709551616"] {
+        let never = ask(cost).await;
+        assert_eq!((never.status().as_u16(), header(&never, "retry-after")), (429, "none"));
+        let problem: serde_json::Value =
+            serde_json::from_str(&never.text().await.unwrap()).unwrap();
+        assert_eq!(problem["title"], "Quota exceeded");
+        assert_eq!(problem["detail"], "This request costs more than its limit ever allows.");
+    }
     let head = client.head(server.url("/")).send().await.unwrap();
     assert_eq!((head.status().as_u16(), header(&head, "retry-after")), (429, "60"));
     assert_ne!(header(&head, "content-length"), "0");

@@ -49,6 +49,13 @@ pub fn run(name: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Runs an example that refuses its arguments, and returns what it says of them.
+pub fn refused(name: &str, arguments: &[&str]) -> String {
+    let output = Command::new(example(name)).args(arguments).output().expect("the example runs");
+    assert_eq!(output.status.code(), Some(2));
+    String::from_utf8(output.stderr).unwrap()
+}
+
 /// `examples/server.rs`, running.
 pub struct Server {
     process: Child,
