@@ -117,6 +117,10 @@ pub(crate) enum Kind {
     #[error("the script {script:?} has no section {section:?}")]
     Section { script: &'static str, section: &'static str },
 
+    #[cfg(feature = "redis")]
+    #[error("a set in Redis has at most {max} limits, not {len}")]
+    SetInRedis { max: usize, len: usize },
+
     #[cfg(feature = "redis-cluster")]
     #[error(
         "refusals cannot be published from a cluster: its keys lie in many slots, and the stream {stream:?} in one"

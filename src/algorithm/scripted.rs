@@ -153,6 +153,11 @@ impl Script {
         self.name
     }
 
+    /// Whether these are the same; at a glance, where they are of one constant.
+    pub(crate) fn is_same(self, other: Self) -> bool {
+        std::ptr::eq(self.source, other.source) && self.name == other.name || self == other
+    }
+
     pub(crate) fn section(&self, name: &str) -> Option<&'static str> {
         let sections = self.source.split("--@ ").skip(1);
         let mut named = sections.filter_map(|section| section.split_once('\n'));

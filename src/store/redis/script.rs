@@ -46,10 +46,16 @@ pub(super) enum Time {
     Client,
 }
 
+/// Lua nests blocks and functions up to 200 deep, of which a limit takes two.
+const MAX_LIMITS: usize = 64;
+
 const DRIVER: Script = Script::new("driver", include_str!("driver.lua"));
 
 impl Scripts {
     pub(super) fn new(algorithms: &[Script], variant: Variant) -> Result<Self, Error> {
+        if algorithms.len() > MAX_LIMITS {
+            return Err(ErrorKind::SetInRedis { max: MAX_LIMITS, len: algorithms.len() }.into());
+        }
         Ok(Self {
             algorithms: algorithms.into(),
             variant,
@@ -60,7 +66,10 @@ impl Scripts {
     }
 
     pub(super) fn are_for(&self, algorithms: &[Script], variant: Variant) -> bool {
-        self.variant == variant && *self.algorithms == *algorithms
+        let mut pairs = self.algorithms.iter().zip(algorithms);
+        self.variant == variant
+            && self.algorithms.len() == algorithms.len()
+            && pairs.all(|(ours, theirs)| ours.is_same(*theirs))
     }
 }
 
@@ -138,7 +147,7 @@ impl Parts {
         if inner.is_empty() {
             self.add(inner, text)?;
         } else {
-            // A function may have 200 variables at a time; sets have no such limit.
+            // A function may have 200 variables at a time; a set may have more.
             *text += "local function inner()\n";
             self.add(inner, text)?;
             *text += "end\ninner()\n";
