@@ -20,6 +20,7 @@ end
 local function range(from, to)
   return string.sub(log, from, to)
 end
+local newest = range(-32, -1)
 
 --@ open_alone
 local function range(from, to)
@@ -27,6 +28,8 @@ local function range(from, to)
   if #bytes == 1 then return '' end -- of what lies before the beginning
   return bytes
 end
+local newest = range(-32, -1)
+local stored = newest ~= ''
 
 --@ room
 local limit, window
@@ -35,7 +38,6 @@ local function entry(place)
   return struct.unpack('<I7I6', range(-16 * place, 12 - 16 * place))
 end
 
-local newest = range(-32, -1)
 local last, total, count, newest_at, marked = 0, 0, 0, 0, false
 if newest ~= '' then
   last, total, count = struct.unpack('<I7I6I3', newest, #newest - 15)
@@ -46,7 +48,6 @@ if newest ~= '' then
     count = count + 1
   end
 end
-local newest_before = newest_at
 
 local replaced, added
 if last > now then
@@ -215,12 +216,6 @@ if replaced then log = replaced end
 local state = struct.pack('<I4', #log) .. log
 
 --@ write_alone
--- When the key expires is a matter of the newest entry's time alone, in steps of a sixteenth of
--- the window: an entry in the same step leaves the expiry as it is.
-local step = window / 16
-local expires = (floor(newest_at / step) + 1) * step + window
-ttl_millis = floor((expires - now) / 1000) + slack_millis
-if ttl_millis < min_ttl_millis then ttl_millis = min_ttl_millis end
 if fresh_after <= 0 then
   redis.call('DEL', key)
 elseif replaced then
@@ -229,7 +224,7 @@ elseif added then
   local length = redis.call('APPEND', key, added)
   if length > 32 * head + 4096 then
     redis.call('SET', key, range(-16 * (head + 2), -1), 'PX', ttl_millis)
-  elseif not follow or min_ttl_millis > 0 or floor(newest_before / step) < floor(now / step) then
+  elseif left_millis < needed_millis then
     redis.call('PEXPIRE', key, ttl_millis)
   end
 end
