@@ -4,12 +4,14 @@ mod common;
 
 use common::redis::{SHARED, prefix};
 use common::redis_server::Server;
-use common::{cases, each_algorithm, parse};
+use common::{MIDNIGHT, cases, each_algorithm, parse};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tollgate::{Limiter, Live, Operation, Policy, RateLimiter, Receipt, Redis, Reservation};
+use tollgate::{
+    Limiter, Live, ManualClock, Operation, Policy, RateLimiter, Receipt, Redis, Reservation, Tick,
+};
 
 async fn limiter(server: &Server, policy: &str) -> Limiter<Policy, Redis> {
     let store = Redis::connect(&server.url()).await.unwrap();
@@ -88,10 +90,52 @@ async fn a_request_is_charged_once() {
             assert_eq!(after.limit() - after.remaining(), 7, "{policy}");
         }
     }
-    let keys = SHARED.cli(&["--scan", "--pattern", "*request*"]);
-    for key in keys.lines() {
-        let ttl: u64 = SHARED.cli(&["PTTL", key]).parse().expect("a request is forgotten");
-        assert!((500_000..=600_000).contains(&ttl));
+}
+
+/// For a day by an id that is given; else for as long as a settlement may be repeated.
+#[tokio::test]
+async fn requests_are_forgotten_when_nobody_can_ask_again() {
+    let server = Server::start(&[]);
+    let limiter = limiter(&server, "100/d").await;
+    let table = [(Receipt::for_request("a:b"), 86_400_000), (Receipt::new(), 60_000)];
+    for (receipt, memory) in table {
+        let _ = limiter.decide("k", Operation::Settle(2, &receipt)).await.unwrap();
+        let key = server.cli(&["--scan", "--pattern", "*:request:*"]);
+        let ttl: u64 = server.cli(&["PTTL", &key]).parse().expect("a request is forgotten");
+        assert!((memory - 10_000..=memory).contains(&ttl), "{ttl}");
+        if receipt.request_id() == "a:b" {
+            let (prefix, _) = key.split_once(':').unwrap();
+            let about = format!("{prefix}:1:sliding_window_counter:k");
+            assert_eq!(key, format!("{prefix}:request:{{{about}}}:a%3Ab"));
+        }
+        server.cli(&["DEL", &key]);
+    }
+}
+
+/// Of thousands of entries, only the newest are written anew.
+#[tokio::test]
+async fn a_long_log_is_settled_as_in_process() {
+    let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
+    let policy: Policy = "sliding_log 5000/h".parse().unwrap();
+    let store = Redis::connect(&SHARED.url()).await.unwrap().prefix(&prefix());
+    let store = store.timeout(Duration::from_secs(60)).client_time(clock.clone());
+    let in_redis = Limiter::with_store(policy.clone(), store);
+    let in_process = Limiter::with_clock(policy, clock.clone());
+    let mut receipts = Vec::new();
+    for n in 0..6_000_u64 {
+        clock.advance(Duration::from_micros(n % 3 * 100_000));
+        let new = [Receipt::new(), Receipt::new()];
+        let units = n % 4;
+        let ours = in_redis.decide("k", Operation::Reserve(units, &new[0])).await.unwrap();
+        assert_eq!(ours, in_process.decide("k", Operation::Reserve(units, &new[1])), "{n}");
+        receipts.push(new);
+        if n % 97 == 0 {
+            let of = [n, n - n.min(5), n / 2, n / 7][usize::try_from(n % 4).unwrap()];
+            let [ours, theirs] = &receipts[usize::try_from(of).unwrap()];
+            let cost = [0, 1, 2, 7][usize::try_from(n / 97 % 4).unwrap()];
+            let ours = in_redis.decide("k", Operation::Settle(cost, ours)).await.unwrap();
+            assert_eq!(ours, in_process.decide("k", Operation::Settle(cost, theirs)), "{n}");
+        }
     }
 }
 

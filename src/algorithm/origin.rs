@@ -4,6 +4,7 @@ use crate::clock::Tick;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 /// When units were taken that are given back, and how each limit stood then: see
 /// [`Algorithm::give_back`](super::Algorithm::give_back).
@@ -48,8 +49,8 @@ impl<'r> Origin<'r> {
 /// It is for one reservation of one key at one limiter.
 ///
 /// In Redis, what is settled by one receipt counts once, even if the call is repeated because its
-/// answer was lost. So does what is settled by receipts of one request, in whatever process: give
-/// them its id.
+/// answer was lost. So does what is settled by receipts of one request, in whatever process, for
+/// a [day](Self::REQUEST_MEMORY): give them its id.
 ///
 /// ```no_run
 /// # #[cfg(feature = "redis")] {
@@ -59,7 +60,7 @@ impl<'r> Origin<'r> {
 /// # async fn main() -> Result<(), tollgate::Error> {
 /// # let store = Redis::connect("redis://127.0.0.1/").await?;
 /// let tokens = Limiter::with_store(TokenBucket::new(Quota::per_minute(90_000)), store);
-/// // Charges 2,600, once for this request, however often this is run.
+/// // Charges 2,600, once for this request, however often this is run within a day.
 /// let receipt = Receipt::for_request("request 6f1c");
 /// tokens.decide("tenant", Operation::Settle(2_600, &receipt)).await?;
 /// # Ok(())
@@ -73,7 +74,9 @@ pub struct Receipt {
     /// The key in Redis that they were taken at.
     #[cfg(feature = "redis")]
     key: OnceLock<Box<[u8]>>,
-    request_id: OnceLock<Box<str>>,
+    /// The id that the request was given.
+    request_id: Option<Box<str>>,
+    random_id: OnceLock<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -85,6 +88,10 @@ struct Taken {
 }
 
 impl Receipt {
+    /// How long Redis remembers that a request has been settled, by the id that it was given: a
+    /// day. It takes about 200 bytes there.
+    pub const REQUEST_MEMORY: Duration = Duration::from_secs(86_400);
+
     /// A receipt for nothing so far.
     #[must_use]
     pub const fn new() -> Self {
@@ -93,7 +100,8 @@ impl Receipt {
             settled: AtomicBool::new(false),
             #[cfg(feature = "redis")]
             key: OnceLock::new(),
-            request_id: OnceLock::new(),
+            request_id: None,
+            random_id: OnceLock::new(),
         }
     }
 
@@ -101,15 +109,23 @@ impl Receipt {
     /// has.
     #[must_use]
     pub fn for_request(id: &str) -> Self {
-        Self { request_id: OnceLock::from(Box::from(id)), ..Self::new() }
+        Self { request_id: Some(Box::from(id)), ..Self::new() }
     }
 
     /// The id of the request, or a random one, always the same.
     pub fn request_id(&self) -> &str {
-        self.request_id.get_or_init(|| {
-            let [high, low] = [(); 2].map(|()| RandomState::new().hash_one(()));
-            format!("{high:016x}{low:016x}").into()
+        self.request_id.as_deref().unwrap_or_else(|| {
+            self.random_id.get_or_init(|| {
+                let [high, low] = [(); 2].map(|()| RandomState::new().hash_one(()));
+                format!("{high:016x}{low:016x}").into()
+            })
         })
+    }
+
+    /// Whether the request's id is not a random one.
+    #[cfg(feature = "redis")]
+    pub(crate) const fn has_given_id(&self) -> bool {
+        self.request_id.is_some()
     }
 
     /// The units that were taken; 0 where they were refused.

@@ -113,29 +113,44 @@ end
 
 -- So many of the oldest units are to stay, and the time is to be noted.
 local keep
+-- Units are given back from the entry at this place on, towards the newest.
+local since = 0
 
 --@ view
 -- The log without the entries that make no difference to this decision: those with the oldest
 -- unit and with the newest always do, and those with these units may.
 local seen
 local after = used + change
+if overdraws and after > 2 * limit then after = used > 2 * limit and used or 2 * limit end
 local must_go = after > limit and after - limit + 1 or 1
 local asked = 1
 if change == 0 then asked = used - limit + (op == TAKE_UP_TO and 1 or n) end
 if used == 0 then
   seen = struct.pack('<dI4', last, 0)
-elseif whole then
-  local bytes, entries = range(-16 * head, -1), {}
-  for i = 1, #bytes, 16 do
-    local taken_at, up_to = struct.unpack('<I7I6', bytes, i)
-    entries[#entries + 1] = struct.pack('<dd', taken_at, (up_to - before) % modulus)
-  end
-  seen = struct.pack('<dI4', last, #entries) .. table.concat(entries)
 elseif must_go == 1 and asked <= 1 and change >= 0 and head_rank > 0 then
   seen = struct.pack('<dI4dddd', last, 2, head_at, head_rank, newest_at, used)
 else
-  local ranks = { 1, used }
-  for _, rank in ipairs({ must_go, asked, after }) do
+  local ranks, some = { 1, used }, { must_go, asked, after }
+  if taken_at and change < 0 then
+    -- Those before and behind the units that are given back, and what is to expire next then.
+    local older = head + 1
+    if taken_at + window <= now then older = 1 end
+    while older - since > 1 do
+      local middle = floor((since + older) / 2)
+      if entry(middle) >= taken_at then since = middle else older = middle end
+    end
+    local rank = 0
+    if since < head then
+      local _, up_to = entry(since + 1)
+      rank = (up_to - before) % modulus
+    end
+    local back = -change
+    if back > used - rank then back = used - rank end
+    must_go = used - back > limit and used - back - limit + 1 or 1
+    if must_go > rank then must_go = must_go + back end
+    some = { rank, rank + back, rank + back + 1, must_go }
+  end
+  for _, rank in ipairs(some) do
     if rank > 1 and rank < used then ranks[#ranks + 1] = rank end
   end
   table.sort(ranks)
@@ -161,22 +176,14 @@ if units > 0 then newest_at = now end
 
 --@ give_back
 if taken_at then
-  -- From the entries of that instant on: those are written anew, and the others stay.
-  local place, older = 0, head + 1
-  if taken_at + window <= now then older = 1 end
-  while older - place > 1 do
-    local middle = floor((place + older) / 2)
-    if entry(middle) >= taken_at then place = middle else older = middle end
-  end
-  local left, counted, newer = n, head - place, {}
-  local up_to = before
-  if place < head then
-    local _
-    _, up_to = entry(place + 1)
-  end
+  -- The entries of that instant and later are written anew, and the others stay.
+  local bytes, newer = range(-16 * (since + 1), -1), {}
+  local first = #bytes - 16 * since + 1
+  local left, counted, up_to = n, head - since, before
+  if since < head then up_to = struct.unpack('<I6', bytes, first - 9) end
   local up_to_before = up_to
-  for i = place, 1, -1 do
-    local entry_at, entry_up_to = entry(i)
+  for i = first, #bytes, 16 do
+    local entry_at, entry_up_to = struct.unpack('<I7I6', bytes, i)
     local units = (entry_up_to - up_to_before) % modulus
     local back = left < units and left or units
     left, up_to_before = left - back, entry_up_to
@@ -188,7 +195,7 @@ if taken_at then
   end
   if #newer > 0 then
     total = up_to
-    replaced = range(-16 * (head + 1), -16 * place - 1)
+    replaced = range(-16 * (head + 1), -16 * since - 1)
       .. table.concat(newer) .. struct.pack('<I7I6I3', now, total, 0)
   else
     keep = (up_to - before) % modulus

@@ -6,7 +6,7 @@ local PEEK, CHECK, TAKE_UP_TO, DEBIT = 0, 1, 2, 3
 local floor = math.floor
 local max_units = 35184372088831 -- 2^45 - 1
 local available, change, longest, view, states = math.huge, 0, 0, '', ''
-local taken_at, whole, repeated = false, false, false
+local taken_at, overdraws, repeated = false, false, false
 
 -- a * b / m, rounded down, and the remainder. a < 2^53; b and m < 2^45.
 local function mul_div(a, b, m)
@@ -63,13 +63,13 @@ end
 --@ taken_at
 -- A settlement is for a request, and counts once.
 local REFUND, CHARGE = 0, 2
-local request_millis = 600000
-taken_at, at = struct.unpack('<d', numbers, at)
+local request_millis
+taken_at, request_millis, at = struct.unpack('<dd', numbers, at)
 local request = KEYS[2]
 if op == REFUND then
   taken_at = false
 else
-  whole, repeated = true, redis.call('EXISTS', request) == 1
+  overdraws, repeated = op == CHARGE, redis.call('EXISTS', request) == 1
 end
 
 --@ correct

@@ -131,19 +131,44 @@ fn escape(key: &mut Vec<u8>, start: usize) {
     }
 }
 
-/// The key that remembers a request: in the same slot of a cluster as the key that it is about, by
-/// that one's hash tag, or by the whole of it. (A key with a `}` and without a tag has no such name;
-/// in a cluster, the server refuses it.)
-pub(super) fn of_request(key: &[u8], id: &str) -> Vec<u8> {
-    let is_tagged = key.iter().position(|&byte| byte == b'{').is_some_and(|open| {
-        key[open + 1..].iter().position(|&byte| byte == b'}').is_some_and(|length| length > 0)
-    });
-    let parts: [&[u8]; 4] = if is_tagged {
-        [key, b":request:", id.as_bytes(), b""]
+/// The key that remembers a request. It has the prefix of the key that it is about, and lies in the
+/// same slot of a cluster, by the same hash tag, or by one that is made.
+pub(super) fn of_request(prefix: &str, key: &[u8], id: &str) -> Vec<u8> {
+    let mut request = [prefix.as_bytes(), b":request:"].concat();
+    if hashed_part(key) != key {
+        request.extend_from_slice(key);
+    } else if key.iter().any(|byte| matches!(byte, b'{' | b'}')) {
+        // No tag can hold the key.
+        let tag = (0_u32..).map(|number| number.to_string());
+        let tag = tag.into_iter().find(|tag| slot(tag.as_bytes()) == slot(key));
+        let tag = tag.expect("all slots have numbers");
+        request.extend([b"{", tag.as_bytes(), b"}", key].concat());
     } else {
-        [b"{", key, b"}:request:", id.as_bytes()]
-    };
-    parts.concat()
+        request.extend([b"{", key, b"}"].concat());
+    }
+    request.push(b':');
+    (id,).write_to(&mut request);
+    request
+}
+
+/// What a cluster tells the slot of a key by: its hash tag, or all of it.
+fn hashed_part(key: &[u8]) -> &[u8] {
+    let tagged = key.iter().position(|&byte| byte == b'{').map(|open| &key[open + 1..]);
+    let tag = tagged.and_then(|rest| {
+        let length = rest.iter().position(|&byte| byte == b'}')?;
+        (length > 0).then(|| &rest[..length])
+    });
+    tag.unwrap_or(key)
+}
+
+/// The slot of bytes that all count: their CRC-16 (XMODEM), of which 14 bits count.
+fn slot(bytes: &[u8]) -> u16 {
+    let crc = bytes.iter().fold(0_u16, |crc, &byte| {
+        (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 }
+        })
+    });
+    crc % 16_384
 }
 
 #[cfg(test)]
@@ -178,5 +203,28 @@ mod tests {
         for (key, expected) in table {
             assert_eq!(key, expected);
         }
+    }
+    #[test]
+    fn requests_lie_in_the_slots_of_their_keys_and_no_two_are_the_same() {
+        assert_eq!(slot(b"123456789"), 0x31C3);
+        let prefixes = ["tollgate", "{all}", "a:{b}:c"];
+        let keys = ["k", "", "x}", "a{}b", "a{b", "}{", "{}{k}", "a{b}", "a{b}:request:7", "{{k}}"];
+        let ids = ["7", "8:7", "{k}", "}", ""];
+        let mut seen = std::collections::HashSet::new();
+        for prefix in prefixes {
+            for key in keys {
+                let key = format!("{prefix}:1:bucket:{key}");
+                assert!(seen.insert(key.clone().into_bytes()));
+                for id in ids {
+                    let request = of_request(prefix, key.as_bytes(), id);
+                    assert!(request.starts_with(prefix.as_bytes()));
+                    let slots = [&request, key.as_bytes()].map(|key| slot(hashed_part(key)));
+                    assert_eq!(slots[0], slots[1], "{key} {id}");
+                    assert!(seen.insert(request), "{key} {id}");
+                }
+            }
+        }
+        let request = of_request("tollgate", b"tollgate:1:bucket:alice", "6f1c");
+        assert_eq!(request, b"tollgate:request:{tollgate:1:bucket:alice}:6f1c");
     }
 }

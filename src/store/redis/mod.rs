@@ -7,6 +7,7 @@ mod script;
 pub use key::RedisKey;
 
 use super::Store;
+use crate::algorithm::Receipt;
 use crate::algorithm::{Description, MAX_NUMBER, ScriptCall, Scripted, StoredState, push_number};
 use crate::clock::{Clock, Tick};
 use crate::decision::Decision;
@@ -53,8 +54,15 @@ use std::time::Duration;
 /// name that are of one algorithm, the second is known by its quota. Name the limits of a set
 /// whose quotas may change: what is known by another name or in another place starts anew.
 ///
-/// Every key expires soon after its state has come to say nothing. Refusals write nothing,
-/// unless they are [published](Self::publish_refusals).
+/// Every key expires soon after its state has come to say nothing, under any quota by which it was
+/// written. Refusals write nothing, unless they are [published](Self::publish_refusals).
+///
+/// A settlement is remembered under `{prefix}:request:{{..}}:{id}`, in the slot of the key that it
+/// is about. So a user who may touch `~{prefix}:*` may touch all that there is. What is settled
+/// in a [`SlidingLog`](crate::SlidingLog) takes the server longer the longer the log is, as what was
+/// taken since is written anew: with 20,000 entries 1 ms, or 10 where all of them are newer.
+///
+/// A set has at most 64 limits.
 ///
 /// # Time
 ///
@@ -66,9 +74,19 @@ use std::time::Duration;
 /// # Failure
 ///
 /// Whatever happens, a call answers within its [`timeout`](Self::timeout), by a decision or an
-/// [`Error`]; what then becomes of the request is for the caller to say. A call that timed out
-/// may still have been charged: the server may run the script later. The connection is restored
-/// by itself, and a server that has lost the script is given it again.
+/// [`Error`]; what then becomes of the request is for the caller to say. A settlement, which
+/// counts once, is tried up to four times, with pauses: it answers within 5.5 times that. The
+/// connection is restored by itself, and a server that has lost the script is given it again.
+///
+/// A call whose answer is lost, or late, may have been charged: the server may even run the script
+/// later. It is not repeated, so it is charged at most once; nor is a refund given twice. In a
+/// cluster, a call is sent again where a node has refused it, as it is no master of the key.
+///
+/// What the server loses is free again. So **let it evict nothing** (`maxmemory-policy
+/// noeviction`): under any other policy a server that is full may drop the state of a key that has
+/// used up its limit. Where it is full and evicts nothing, calls that would take units are
+/// errors. And a replica that takes over for its master lacks the charges that it had not been
+/// told yet, usually those of some milliseconds: as the server acknowledges before it replicates.
 ///
 /// # Clones
 ///
@@ -160,7 +178,9 @@ impl Redis {
         Self::new(Connection::Given(manager))
     }
 
-    /// Uses a connection to a cluster that you already have.
+    /// Uses a connection to a cluster that you already have. Build it with `retries(0)`, as
+    /// [`connect_cluster`](Self::connect_cluster) does: else it sends a call again whose answer is
+    /// lost, and that is charged, or refunded, more than once.
     #[cfg(feature = "redis-cluster")]
     #[must_use]
     pub fn from_cluster_connection(cluster: redis::cluster_async::ClusterConnection) -> Self {
@@ -179,13 +199,14 @@ impl Redis {
         }
     }
 
-    /// The same store with another prefix of its keys.
+    /// The same store with another prefix of its keys. Where a `{` is in it, it should hold a
+    /// whole hash tag, such as `{api}`, which puts all its keys into one slot of a cluster.
     #[must_use]
     pub fn prefix(self, prefix: &str) -> Self {
         Self { prefix: prefix.into(), ..self }
     }
 
-    /// The same store with another bound on how long a decision may take.
+    /// The same store with another bound on how long a decision, or each try to settle, may take.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -267,15 +288,20 @@ impl Redis {
     fn scripts(&self, call: &ScriptCall) -> Result<Arc<Scripts>, Error> {
         let time = if self.clock.is_some() { Time::Client } else { Time::Server };
         let variant = Variant { time, publishes: self.refusals.is_some() };
-        let known = self.scripts.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scripts) = known.iter().find(|scripts| scripts.are_for(&call.limits, variant)) {
-            return Ok(Arc::clone(scripts));
+        let find = |known: &[Arc<Scripts>]| {
+            known.iter().find(|scripts| scripts.are_for(&call.limits, variant)).cloned()
+        };
+        let known = find(&self.scripts.read().unwrap_or_else(PoisonError::into_inner));
+        if let Some(scripts) = known {
+            return Ok(scripts);
         }
-        drop(known);
-        let scripts = Arc::new(Scripts::new(&call.limits, variant)?);
+        let new = Arc::new(Scripts::new(&call.limits, variant)?);
         let mut known = self.scripts.write().unwrap_or_else(PoisonError::into_inner);
-        known.push(Arc::clone(&scripts));
-        Ok(scripts)
+        // Another call may have been faster.
+        Ok(find(&known).unwrap_or_else(|| {
+            known.push(Arc::clone(&new));
+            new
+        }))
     }
 
     /// What is to be done, what a script is told of the limits, and the keys that it uses.
@@ -301,7 +327,7 @@ impl Redis {
                 Operation::Refund(0)
             }
             Operation::Settle(_, receipt) => {
-                keys.push(key::of_request(&keys[0], receipt.request_id()));
+                keys.push(key::of_request(&self.prefix, &keys[0], receipt.request_id()));
                 operation
             }
             Operation::Reserve(_, receipt) => {
@@ -407,6 +433,9 @@ where
 
 const SETTLEMENT_ATTEMPTS: u32 = 4;
 
+/// How long a settlement without a request's id is remembered at least.
+const MIN_MEMORY: Duration = Duration::from_secs(60);
+
 /// One decision.
 struct Call<'a, A> {
     store: &'a Redis,
@@ -475,6 +504,7 @@ impl<A: Scripted> Call<'_, A> {
         if std::ptr::eq(script, correct) {
             let taken_at = origin.map_or(0, |origin| origin.taken_at().as_micros());
             push_number(&mut numbers, taken_at);
+            push_number(&mut numbers, self.memory_millis());
         }
         numbers.extend_from_slice(&self.limits.numbers);
         for fresh_after in origin.map_or(&[][..], |origin| origin.fresh_after()) {
@@ -487,6 +517,16 @@ impl<A: Scripted> Call<'_, A> {
             push_number(&mut numbers, (head.iter().sum::<usize>() + 2) as u64);
         }
         (script, numbers)
+    }
+
+    /// How long a request is remembered: where it has an id of its own, as long as is promised;
+    /// else until no attempt can be under way any more.
+    fn memory_millis(&self) -> u64 {
+        let memory = match self.operation {
+            Operation::Settle(_, receipt) if receipt.has_given_id() => Receipt::REQUEST_MEMORY,
+            _ => MIN_MEMORY.max(self.store.timeout.saturating_mul(2 * SETTLEMENT_ATTEMPTS)),
+        };
+        u64::try_from(memory.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The decision that the script has made, with all its numbers.
