@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::proxy::{Proxy, Upstream};
 use common::redis_server::{Cluster, Server, free_cluster_port};
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
-use tollgate::{Error, Limiter, Policy, RateLimiter, Redis};
+use tollgate::{Error, Limiter, Operation, Policy, RateLimiter, Redis};
 
 const KEYS: usize = 10_000;
 const TASKS: usize = 16;
@@ -143,12 +144,23 @@ async fn slots_move_and_masters_fail_over_while_limits_hold() {
 }
 
 /// A cluster of one server: what holds of any is told from the connection.
-#[tokio::test]
-async fn a_cluster_publishes_no_refusals() {
-    let node = Server::start_on(free_cluster_port(), &["--cluster-enabled", "yes"], &[]);
+fn lone_node(options: &[&str]) -> Server {
+    let options = [&["--cluster-enabled", "yes"], options].concat();
+    let node = Server::start_on(free_cluster_port(), &options, &[]);
     let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
     let add = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str));
     assert_eq!(node.cli(&Vec::from_iter(add)), "OK");
+    let start = Instant::now();
+    while !node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
+        assert!(start.elapsed() < Duration::from_secs(20), "the cluster does not settle");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    node
+}
+
+#[tokio::test]
+async fn a_cluster_publishes_no_refusals() {
+    let node = lone_node(&[]);
     let store = Redis::connect_cluster(&[&node.url()]).await.unwrap();
     let error = store.publish_refusals("refusals", 1_000).unwrap_err();
     assert_eq!(
@@ -156,4 +168,52 @@ async fn a_cluster_publishes_no_refusals() {
         "refusals cannot be published from a cluster: its keys lie in many slots, \
          and the stream \"refusals\" in one"
     );
+}
+
+/// What is lost with a connection may have been charged, and is not sent again.
+#[tokio::test]
+async fn a_call_whose_answer_is_lost_counts_once() {
+    let proxy = Proxy::start(Upstream::None).await;
+    let port = proxy.port.to_string();
+    let announced = ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", &port];
+    let node = lone_node(&announced);
+    proxy.lead_to(Upstream::Server(node.port));
+    let store = Redis::connect_cluster(&[&proxy.url()]).await.unwrap();
+    let store = store.timeout(Duration::from_secs(2));
+    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    // So the node knows both scripts.
+    assert_eq!(limiter.check_n("k", 51).await.unwrap().remaining(), 49);
+    assert_eq!(limiter.refund("k", 1).await.unwrap().remaining(), 50);
+    for (operation, remaining) in [(Operation::Check(7), 43), (Operation::Refund(9), 52)] {
+        proxy.lead_to(Upstream::BreaksOff(node.port));
+        let error = limiter.decide("k", operation).await.unwrap_err();
+        assert!(error.is_unreachable(), "{error}");
+        proxy.lead_to(Upstream::Server(node.port));
+        let start = Instant::now();
+        let after = loop {
+            match limiter.peek("k").await {
+                Ok(after) => break after,
+                Err(error) => assert!(start.elapsed() < Duration::from_secs(10), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(after.remaining(), remaining, "{operation:?}");
+    }
+}
+
+/// A settlement has two keys, which must lie in one slot.
+#[tokio::test]
+async fn costs_are_settled_whatever_a_key_looks_like() {
+    let node = lone_node(&[]);
+    let store = Redis::connect_cluster(&[&node.url()]).await.unwrap();
+    let store = store.timeout(Duration::from_secs(5));
+    for prefix in ["tollgate", "{all}"] {
+        let store = store.clone().prefix(prefix);
+        let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+        for key in ["k", "", "x}", "a{}b", "a{b", "}{", "a{b}", "{{b}}"] {
+            let reservation = limiter.reserve(key, 10).await.unwrap();
+            let settled = reservation.settle(2).await.unwrap();
+            assert_eq!(settled.remaining(), 98, "{key}");
+        }
+    }
 }

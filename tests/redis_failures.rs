@@ -2,14 +2,11 @@
 
 mod common;
 
+use common::proxy::{Proxy, Upstream};
 use common::redis::in_own_process;
 use common::redis_server::{Server, free_port};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
 use tollgate::{Error, Limiter, Quota, RateLimiter, Redis, SlidingLog, TokenBucket};
 
 type TokenLimiter = Limiter<TokenBucket, Redis>;
@@ -130,9 +127,8 @@ async fn a_server_that_hangs_is_an_error_in_time_and_its_answers_are_not_mixed_u
 async fn a_master_that_became_a_replica_is_left_for_the_new_one() {
     let old = Server::start(&[]);
     let new = Server::start(&[]);
-    let target = Arc::new(AtomicU16::new(old.port));
-    let url = format!("redis://127.0.0.1:{}/", proxy(Arc::clone(&target)).await);
-    let store = Redis::connect(&url).await.unwrap().timeout(Duration::from_secs(2));
+    let proxy = Proxy::start(Upstream::Server(old.port)).await;
+    let store = Redis::connect(&proxy.url()).await.unwrap().timeout(Duration::from_secs(2));
     let limiter = limiter(store);
     admit(&limiter).await;
 
@@ -141,27 +137,23 @@ async fn a_master_that_became_a_replica_is_left_for_the_new_one() {
     assert!(error.is_refused(), "{error}");
     assert!(error.to_string().contains("replica"), "{error}");
     // The name now leads to the new master, as a DNS entry would.
-    target.store(new.port, Ordering::SeqCst);
+    proxy.lead_to(Upstream::Server(new.port));
     recovered(&limiter).await;
     assert_eq!(new.cli(&["EXISTS", "tollgate:1:bucket:k"]), "1");
 }
 
-/// Hands on each new connection to the port that `target` tells then.
-async fn proxy(target: Arc<AtomicU16>) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        loop {
-            let (mut client, _) = listener.accept().await.unwrap();
-            let target = target.load(Ordering::SeqCst);
-            tokio::spawn(async move {
-                let mut server = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
-                // Either side may end it in whatever way.
-                let _ = copy_bidirectional(&mut client, &mut server).await;
-            });
-        }
-    });
-    port
+/// The error that a connection was answered when it was made is not kept.
+#[tokio::test]
+async fn what_is_answered_while_connecting_is_not_answered_for_ever() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(Upstream::None).await;
+    let store = Redis::connect_lazy(&proxy.url()).unwrap().timeout(Duration::from_secs(2));
+    let limiter = limiter(store);
+    let error = limiter.check("k").await.unwrap_err();
+    assert!(error.is_refused(), "{error}");
+    assert!(error.to_string().contains("no upstream host"), "{error}");
+    proxy.lead_to(Upstream::Server(server.port));
+    recovered(&limiter).await;
 }
 
 #[tokio::test]
@@ -248,14 +240,31 @@ async fn who_is_not_let_in_is_told_so_and_let_in_later() {
     }
     let store = Redis::connect(&url("api:secret@")).await.unwrap();
     let store = store.timeout(Duration::from_secs(2));
-    assert!(limiter(store.clone()).check("k").await.unwrap().is_allowed());
-    let error = limiter(store.prefix("other")).check("k").await.unwrap_err();
-    assert!(error.is_refused(), "{error}");
-    assert!(error.to_string().contains("permissions"), "{error}");
+    let permitted = limiter(store.clone());
+    assert!(permitted.check("k").await.unwrap().is_allowed());
+    let reservation = permitted.reserve("k", 5).await.unwrap();
+    assert!(reservation.settle(7).await.unwrap().is_allowed());
+    // Permissions hold at once, so the connection is kept.
+    let admin = format!("redis://api:secret@127.0.0.1:{}", server.port);
+    let connections = || {
+        let clients = server.cli(&["-u", &admin, "CLIENT", "LIST"]);
+        let ours = clients.lines().filter(|client| client.contains("resp=3"));
+        ours.map(|client| client.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let before = connections();
+    assert!(!before.is_empty());
+    let stranger = limiter(store.prefix("other"));
+    for _ in 0..3 {
+        let error = stranger.check("k").await.unwrap_err();
+        assert!(error.is_refused(), "{error}");
+        assert!(error.to_string().contains("permissions"), "{error}");
+        // As long as it takes until a connection may be replaced.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert_eq!(connections(), before);
     // The connection of one who comes too early is not lost for ever.
     let early = limiter(Redis::connect_lazy(&url("late:secret@")).unwrap());
     assert!(early.check("k").await.unwrap_err().is_refused());
-    let admin = format!("redis://api:secret@127.0.0.1:{}", server.port);
     let add = ["-u", &admin, "ACL", "SETUSER", "late", "on", ">secret", "~*", "+@all"];
     assert!(std::process::Command::new("redis-cli").args(add).status().unwrap().success());
     recovered(&early).await;

@@ -5,6 +5,8 @@
 pub mod model;
 pub mod program;
 #[cfg(feature = "redis")]
+pub mod proxy;
+#[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "redis")]
 pub mod redis_server;
