@@ -7,8 +7,9 @@ mod script;
 pub use key::RedisKey;
 
 use super::Store;
-use crate::algorithm::Receipt;
-use crate::algorithm::{Description, MAX_NUMBER, ScriptCall, Scripted, StoredState, push_number};
+use crate::algorithm::{
+    Description, MAX_NUMBER, Receipt, ScriptCall, Scripted, StoredState, push_number,
+};
 use crate::clock::{Clock, Tick};
 use crate::decision::Decision;
 use crate::error::{Error, Failure, Kind, StoreFailure};
@@ -54,13 +55,14 @@ use std::time::Duration;
 /// name that are of one algorithm, the second is known by its quota. Name the limits of a set
 /// whose quotas may change: what is known by another name or in another place starts anew.
 ///
-/// Every key expires soon after its state has come to say nothing, under any quota by which it was
+/// Every key expires soon after its state has come to say nothing, under each quota by which it was
 /// written. Refusals write nothing, unless they are [published](Self::publish_refusals).
 ///
-/// A settlement is remembered under `{prefix}:request:{{..}}:{id}`, in the slot of the key that it
-/// is about. So a user who may touch `~{prefix}:*` may touch all that there is. What is settled
-/// in a [`SlidingLog`](crate::SlidingLog) takes the server longer the longer the log is, as what was
-/// taken since is written anew: with 20,000 entries 1 ms, or 10 where all of them are newer.
+/// A settlement is remembered under a key such as `tollgate:request:{tollgate:1:bucket:alice}:6f1c`,
+/// in the slot of the key that it is about. So a user who may touch `~tollgate:*` may touch all that
+/// there is. What is settled in a [`SlidingLog`](crate::SlidingLog) takes the server longer the longer
+/// the log is, as what was taken since is written anew: with 20,000 entries 1 ms, or 10 where all of
+/// them are newer.
 ///
 /// A set has at most 64 limits.
 ///
