@@ -231,7 +231,8 @@ elseif added then
   local length = redis.call('APPEND', key, added)
   if length > 32 * head + 4096 then
     redis.call('SET', key, range(-16 * (head + 2), -1), 'PX', ttl_millis)
-  elseif left_millis < needed_millis then
+  elseif redis.call('PTTL', key) < needed_millis then
+    -- Most entries leave the expiry as it is, unless another period has set it.
     redis.call('PEXPIRE', key, ttl_millis)
   end
 end

@@ -79,13 +79,10 @@ if not moved and not repeated then change = op == CHARGE and n or -n end
 if request and not moved and not repeated then redis.call('SET', request, '', 'PX', request_millis) end
 
 --@ ttl
--- A little longer than it must be, and not for all keys alike. What a limit with a longer period
--- has said stays true: a key never lives shorter than before, unless the clock went back.
+-- A little longer than it must be, and not for all keys alike.
 local needed_millis = floor(longest / 1000) + slack_millis
 if needed_millis < min_ttl_millis then needed_millis = min_ttl_millis end
 local ttl_millis = needed_millis + floor(longest * (clock % 1024) / 16384000)
-local left_millis = stored and not moved and redis.call('PTTL', key) or 0
-if left_millis > ttl_millis then ttl_millis = left_millis end
 
 --@ save
 if longest > 0 then

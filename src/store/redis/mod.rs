@@ -55,8 +55,10 @@ use std::time::Duration;
 /// name that are of one algorithm, the second is known by its quota. Name the limits of a set
 /// whose quotas may change: what is known by another name or in another place starts anew.
 ///
-/// Every key expires soon after its state has come to say nothing, under each quota by which it was
-/// written. Refusals write nothing, unless they are [published](Self::publish_refusals).
+/// Every key expires soon after its state has come to say nothing, under the quota that has written it
+/// last. So quotas that share states should have one period, and differ in their counts: a shorter one
+/// ends what a longer one would still count. Refusals write nothing, unless they are
+/// [published](Self::publish_refusals).
 ///
 /// A settlement is remembered under a key such as `tollgate:request:{tollgate:1:bucket:alice}:6f1c`,
 /// in the slot of the key that it is about. So a user who may touch `~tollgate:*` may touch all that
