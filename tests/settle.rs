@@ -209,6 +209,25 @@ fn units_of_a_clock_that_stands_still_go_back_to_their_window() {
     }
 }
 
+/// Of a set, also where not all of its limits were written as late.
+#[test]
+fn units_of_a_clock_that_stands_still_go_back_to_a_log_beside_others() {
+    for log in ["sliding_log 10/min", "sliding_window_counter 10/min"] {
+        let (limiter, clock) = limiter(&format!("{log}; fixed_window 1000/d"));
+        let at = |micros| clock.set(Tick::from_micros(MIDNIGHT + micros));
+        at(HOUR - 3 * MINUTE);
+        assert!(limiter.check("k").is_allowed());
+        at(HOUR);
+        let first = limiter.reserve("k", 3);
+        at(HOUR - 1);
+        drop(first);
+        let second = limiter.reserve("k", 8);
+        at(HOUR);
+        drop(second);
+        assert_eq!(limiter.peek("k").remaining(), 10, "{log}");
+    }
+}
+
 #[tokio::test]
 async fn reservations_move_into_tasks_and_through_the_trait() {
     use tollgate::RateLimiter as _;

@@ -51,8 +51,9 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
         self.0.1.give_back(&mut state.1, n, second, now);
     }
 
+    /// The earliest: what is given back from there on is found in each limit.
     fn instant(&self, state: &Self::State, now: Tick) -> Tick {
-        self.0.0.instant(&state.0, now).max(self.0.1.instant(&state.1, now))
+        self.0.0.instant(&state.0, now).min(self.0.1.instant(&state.1, now))
     }
 
     fn debt(&self, state: &Self::State, now: Tick) -> u64 {
@@ -147,7 +148,7 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
     }
 
     fn instant(&self, state: &Self::State, now: Tick) -> Tick {
-        self.join(state, |limit, state| limit.instant(state, now), Tick::max)
+        self.join(state, |limit, state| limit.instant(state, now), Tick::min)
     }
 
     fn debt(&self, state: &Self::State, now: Tick) -> u64 {

@@ -121,9 +121,9 @@ where
                 let give_back =
                     OnDrop(|| limiter.decide_later(key, Operation::Settle(0, &receipt)));
                 sleep(delay).await;
-                mem::forget(give_back);
                 // If it cannot be told how things stand by now, it may go all the same.
                 let standing = limiter.decide(key, Operation::Peek(0)).await;
+                mem::forget(give_back);
                 let standing =
                     standing.unwrap_or(Decision { outcome: Outcome::Allowed, ..decision });
                 return Ok(Decision { granted: decision.granted, ..standing });

@@ -225,7 +225,9 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             // A reset of one key must not be one of all, and nothing can be given back to a key that
             // has a place left: it is told how it stands.
             Operation::Reset => Operation::Refund(0),
-            Operation::Refund(_) if !is_full => Operation::Refund(0),
+            Operation::Refund(_) if !is_full || !shard.has_been_searched(now) => {
+                Operation::Refund(0)
+            }
             Operation::Refund(_) | Operation::Peek(_) => operation,
             _ if is_full && shard.has_been_searched(now) => operation,
             _ => return None,

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::LazyLock;
 
 /// What can be a key in Redis: how its bytes are written behind the prefix.
 ///
@@ -139,9 +140,7 @@ pub(super) fn of_request(prefix: &str, key: &[u8], id: &str) -> Vec<u8> {
         request.extend_from_slice(key);
     } else if key.iter().any(|byte| matches!(byte, b'{' | b'}')) {
         // No tag can hold the key.
-        let tag = (0_u32..).map(|number| number.to_string());
-        let tag = tag.into_iter().find(|tag| slot(tag.as_bytes()) == slot(key));
-        let tag = tag.expect("all slots have numbers");
+        let tag = NUMBERS[usize::from(slot(key))].to_string();
         request.extend([b"{", tag.as_bytes(), b"}", key].concat());
     } else {
         request.extend([b"{", key, b"}"].concat());
@@ -150,6 +149,25 @@ pub(super) fn of_request(prefix: &str, key: &[u8], id: &str) -> Vec<u8> {
     (id,).write_to(&mut request);
     request
 }
+
+/// For each slot, a number that lies in it. Found once, as clients choose keys.
+static NUMBERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    let mut numbers = vec![None; usize::from(SLOTS)];
+    let mut left = numbers.len();
+    for number in 0.. {
+        let place = &mut numbers[usize::from(slot(number.to_string().as_bytes()))];
+        if place.is_none() {
+            *place = Some(number);
+            left -= 1;
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    numbers.into_iter().flatten().collect()
+});
+
+const SLOTS: u16 = 16_384;
 
 /// What a cluster tells the slot of a key by: its hash tag, or all of it.
 fn hashed_part(key: &[u8]) -> &[u8] {
@@ -168,7 +186,7 @@ fn slot(bytes: &[u8]) -> u16 {
             if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 }
         })
     });
-    crc % 16_384
+    crc % SLOTS
 }
 
 #[cfg(test)]

@@ -528,7 +528,10 @@ impl<A: Scripted> Call<'_, A> {
     fn memory_millis(&self) -> u64 {
         let memory = match self.operation {
             Operation::Settle(_, receipt) if receipt.has_given_id() => Receipt::REQUEST_MEMORY,
-            _ => MIN_MEMORY.max(self.store.timeout.saturating_mul(2 * SETTLEMENT_ATTEMPTS)),
+            _ => {
+                let attempts = self.store.timeout.saturating_mul(2 * SETTLEMENT_ATTEMPTS);
+                attempts.clamp(MIN_MEMORY, Receipt::REQUEST_MEMORY)
+            }
         };
         u64::try_from(memory.as_millis()).unwrap_or(u64::MAX)
     }
