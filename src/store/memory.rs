@@ -181,16 +181,16 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let place = shard.find(fingerprint);
         // The clock is read while the state is fetched.
         let now = now();
-        if let Some(mut state) = place.lock() {
+        if let Some(mut state) = place.try_lock() {
             return operation.apply(algorithm, &mut state, now);
         }
         drop(shard);
-        self.apply_to_new(algorithm, fingerprint, operation, now).apart()
+        self.apply_slowly(algorithm, fingerprint, operation, now).apart()
     }
 
-    /// For a key that had no state just now.
+    /// For a key whose state is not found at once, as it has none, or as somebody else has it.
     #[inline(never)]
-    fn apply_to_new<A: Algorithm<State = T>>(
+    fn apply_slowly<A: Algorithm<State = T>>(
         &self,
         algorithm: &A,
         fingerprint: u64,
@@ -198,14 +198,19 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         now: Tick,
     ) -> Decision {
         let now = now.min(Tick::MAX);
+        let lock_and_apply = |shard: &Shard<T>| {
+            let mut state = shard.lock(fingerprint)?;
+            Some(operation.apply_out_of_line(algorithm, &mut state, now))
+        };
         let shard = self.shard(fingerprint);
-        let told = self.apply_to_none(algorithm, fingerprint, operation, now, &shard.read());
+        let told = {
+            let shard = shard.read();
+            lock_and_apply(&shard).or_else(|| self.apply_to_none(algorithm, operation, now, &shard))
+        };
         told.unwrap_or_else(|| {
             shard.write(|shard| {
-                if let Some(mut state) = shard.lock(fingerprint) {
-                    return operation.apply_out_of_line(algorithm, &mut state, now);
-                }
-                self.insert(algorithm, fingerprint, operation, now, shard)
+                lock_and_apply(shard)
+                    .unwrap_or_else(|| self.insert(algorithm, fingerprint, operation, now, shard))
             })
         })
     }
@@ -215,7 +220,6 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     fn apply_to_none<A: Algorithm<State = T>>(
         &self,
         algorithm: &A,
-        fingerprint: u64,
         operation: Operation<'_>,
         now: Tick,
         shard: &Shard<T>,
@@ -232,9 +236,6 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             _ if is_full && shard.has_been_searched(now) => operation,
             _ => return None,
         };
-        if shard.lock(fingerprint).is_some() {
-            return None;
-        }
         let now = now.max(shard.dropped_at);
         Some(match &self.cap {
             Some(cap) => cap.apply(algorithm, operation, now),

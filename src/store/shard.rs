@@ -58,15 +58,20 @@ impl<T> Shard<T> {
         std::hint::select_unpredictable(is_split, bits, bits.wrapping_sub(self.round))
     }
 
-    /// Where the state of a key is, if it has one.
     #[inline(always)]
-    pub(super) fn find(&self, fingerprint: u64) -> Place<'_, T> {
-        self.tables[self.table_index(fingerprint)].find(tag(fingerprint))
+    fn table(&self, fingerprint: u64) -> &Table<T> {
+        &self.tables[self.table_index(fingerprint)]
     }
 
-    /// The state of a key, where it has one, locked.
+    /// Where the state of a key is looked for first.
+    #[inline(always)]
+    pub(super) fn find(&self, fingerprint: u64) -> Place<'_, T> {
+        self.table(fingerprint).find(tag(fingerprint))
+    }
+
+    /// The state of a key, where it has one, as soon as nobody else has it.
     pub(super) fn lock(&self, fingerprint: u64) -> Option<SlotGuard<'_, T>> {
-        self.find(fingerprint).lock()
+        self.table(fingerprint).lock(tag(fingerprint))
     }
 
     /// Whether it is too early to look for room again.

@@ -37,26 +37,19 @@ impl<T> Slot<T> {
         self.word()
     }
 
-    /// Locks the state of a slot with this `tag`.
-    #[inline(always)]
+    /// Locks the state of a slot with this `tag`, as soon as nobody else has it.
     pub(super) fn lock(&self, tag: u64) -> SlotGuard<'_, T> {
-        debug_assert!(tag & LOCKED == 0, "a tag is even");
-        if !self.try_lock(tag) {
-            self.lock_when_free(tag);
-        }
-        SlotGuard { state: self.state.get_mut(), _unlock: Unlock { word: &self.word, tag } }
-    }
-
-    #[cold]
-    fn lock_when_free(&self, tag: u64) {
         debug_assert!(self.word() | LOCKED == tag | LOCKED, "a shared slot keeps its tag");
-        attempt_until_done(|| self.try_lock(tag).then_some(()));
+        attempt_until_done(|| self.try_lock(tag))
     }
 
-    #[inline]
-    fn try_lock(&self, tag: u64) -> bool {
+    /// Locks the state, if the slot has this `tag` and is not locked.
+    #[inline(always)]
+    pub(super) fn try_lock(&self, tag: u64) -> Option<SlotGuard<'_, T>> {
+        debug_assert!(tag & LOCKED == 0, "a tag is even");
         let locked = tag | LOCKED;
-        self.word.compare_exchange(tag, locked, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.word.compare_exchange(tag, locked, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        Some(SlotGuard { state: self.state.get_mut(), _unlock: Unlock { word: &self.word, tag } })
     }
 
     /// The state, of a slot that is not shared.
