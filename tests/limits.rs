@@ -99,6 +99,24 @@ fn a_limit_is_scaled_by_the_one_of_its_label() {
     assert_eq!(limiter.peek("k").remaining(), 980);
 }
 
+/// What is used of the day's limit must not be taken for the other one's, as that one says nothing.
+#[test]
+fn a_limit_that_is_fresh_again_is_still_known_by_its_label() {
+    for carry in [Carry::AsIs, Carry::InProportion] {
+        let clock = clock();
+        let limiter = live("a: token_bucket 10/s; b: fixed_window 100/d", &clock);
+        assert!(limiter.check_n("k", 5).is_allowed());
+        clock.advance(Duration::from_secs(1));
+        limiter.replace_with(parse("a: token_bucket 20/s; b: fixed_window 100/d"), carry);
+        limiter.replace(parse("c: fixed_window 200/d; a: token_bucket 20/s"));
+        assert_eq!(limiter.peek("k").remaining(), 20, "{carry:?}");
+        assert_eq!(limiter.take_up_to("k", 20).granted(), 20);
+        clock.advance(Duration::from_secs(1));
+        limiter.replace(parse("c: fixed_window 200/d"));
+        assert_eq!(limiter.peek("k").remaining(), 175, "{carry:?}");
+    }
+}
+
 #[test]
 fn what_comes_back_comes_back_under_the_new_limits() {
     let clock = clock();

@@ -260,9 +260,12 @@ impl Policy {
         }))
     }
 
-    /// The state that is made of those of its limits.
+    /// The state that is made of those of its limits; each knows whose it is, also if nothing is used.
     fn state_of(&self, states: impl Iterator<Item = LimitState>) -> ChoiceState {
         let mut states = self.limits().iter().zip(states).map(|(limit, mut state)| {
+            if matches!(state.0, AnyState::Fresh) {
+                return limit.own(&state);
+            }
             state.set_label(limit.label_hash);
             state
         });
