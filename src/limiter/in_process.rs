@@ -64,8 +64,12 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Memory<State<L>, C>> {
     /// assert!(limiter.is_empty());
     /// ```
     pub fn shrink_to_fit(&self) {
-        let algorithm = self.limits.get(&());
-        self.store.shrink(|state, now| algorithm.fresh_after(state, now) > 0);
+        for shard in 0..self.store.shard_count() {
+            // While the limits are not replaced: what says nothing by these may do so by the next.
+            self.limits.with(&(), |algorithm| {
+                self.store.shrink(shard, |state, now| algorithm.fresh_after(state, now) > 0);
+            });
+        }
     }
 }
 

@@ -280,18 +280,20 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         self.clock.now().min(Tick::MAX).max(shard.dropped_at)
     }
 
-    /// Drops the states that are not to `keep`, and gives the memory back.
-    pub(crate) fn shrink(&self, keep: impl Fn(&T, Tick) -> bool) {
-        for shard in &self.shards {
-            shard.write(|shard| {
-                let now = self.now_in(shard);
-                let before = shard.len();
-                shard.shrink(now, |state| keep(state, now));
-                if let Some(cap) = &self.cap {
-                    cap.recount(before, shard.len());
-                }
-            });
-        }
+    pub(crate) fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Drops the states of a shard that are not to `keep`, and gives the memory back.
+    pub(crate) fn shrink(&self, shard: usize, keep: impl Fn(&T, Tick) -> bool) {
+        self.shards[shard].write(|shard| {
+            let now = self.now_in(shard);
+            let before = shard.len();
+            shard.shrink(now, |state| keep(state, now));
+            if let Some(cap) = &self.cap {
+                cap.recount(before, shard.len());
+            }
+        });
     }
 }
 
@@ -506,7 +508,9 @@ mod tests {
         let granted: u64 = thread::scope(|scope| {
             let ask = || (0..KEYS).flat_map(|key| [key, key / 2]).map(check).sum::<u64>();
             let threads: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
-            store.shrink(|state, now| bucket.fresh_after(state, now) > 0);
+            for shard in 0..store.shard_count() {
+                store.shrink(shard, |state, now| bucket.fresh_after(state, now) > 0);
+            }
             store.change_each(|_, _| ());
             assert!(store.len_now() <= usize::try_from(KEYS).unwrap());
             threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>()

@@ -86,7 +86,9 @@ impl<T: Clone + Default + Send + Sync, C: Clock> TieredMemory<T, C> {
     /// Drops the states that say nothing any more and gives the memory back: see
     /// [`Limiter::shrink_to_fit`](crate::Limiter::shrink_to_fit).
     pub fn shrink_to_fit(&self) {
-        self.0.memory.shrink(|state, now| state.fresh_after(now) > 0);
+        for shard in 0..self.0.memory.shard_count() {
+            self.0.memory.shrink(shard, |state, now| state.fresh_after(now) > 0);
+        }
     }
 }
 
