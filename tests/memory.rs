@@ -180,18 +180,22 @@ fn a_reset_or_a_refund_of_a_key_without_a_place_mints_nothing() {
 /// What it is told holds for the next one who asks, place or not.
 #[test]
 fn a_reset_or_a_refund_that_cannot_be_kept_is_not_told() {
-    let clock = frozen();
-    let policy: Policy = "token_bucket 4/s".parse().unwrap();
-    let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
-    assert!(limiter.check("alice").is_allowed());
-    assert_eq!(limiter.take_up_to("mallory", 4).granted(), 4);
-    // The one key that has a place becomes fresh, and gives it up.
-    clock.advance(Duration::from_millis(250));
-    limiter.shrink_to_fit();
-    for operation in [Operation::Reset, Operation::Refund(3)] {
-        let told = limiter.decide("mallory", operation).remaining();
-        assert_eq!(told, 1, "{operation:?}");
-        assert_eq!(limiter.peek("mallory").remaining(), told, "{operation:?}");
+    for is_shrunk in [true, false] {
+        let clock = frozen();
+        let policy: Policy = "token_bucket 4/s".parse().unwrap();
+        let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
+        assert!(limiter.check("alice").is_allowed());
+        assert_eq!(limiter.take_up_to("mallory", 4).granted(), 4);
+        // The one key that has a place becomes fresh, and gives it up, or will when it is needed.
+        clock.advance(Duration::from_millis(250));
+        if is_shrunk {
+            limiter.shrink_to_fit();
+        }
+        for operation in [Operation::Reset, Operation::Refund(3)] {
+            let told = limiter.decide("mallory", operation).remaining();
+            assert_eq!(told, 1, "{operation:?}, {is_shrunk}");
+            assert_eq!(limiter.peek("mallory").remaining(), told, "{operation:?}, {is_shrunk}");
+        }
     }
 }
 
