@@ -35,7 +35,9 @@ use tokio::time::Instant;
 /// make room for new ones, and only if that frees too little it grows: memory follows the keys
 /// that are in use. With a bucket or a fixed window, a key takes 27 to 31 bytes.
 pub struct Memory<T, C = MonotonicClock> {
+    /// A power of two of them.
     shards: Box<[ReadMostly<Shard<T>>]>,
+    shard_mask: usize,
     hasher: KeyHasher,
     clock: C,
     cap: Option<Cap<T>>,
@@ -80,6 +82,7 @@ impl<T: Default, C: Clock> Memory<T, C> {
         let shards = (threads * 8).next_power_of_two().clamp(MIN_SHARDS, MAX_SHARDS);
         let shards = empty_shards(shards, Tick::default());
         Self {
+            shard_mask: shards.len() - 1,
             shards,
             hasher: KeyHasher::random(),
             clock,
@@ -93,8 +96,7 @@ impl<T: Default, C: Clock> Memory<T, C> {
     /// highest ones the place in the table.
     #[inline]
     fn shard(&self, fingerprint: u64) -> &ReadMostly<Shard<T>> {
-        let middle = (fingerprint >> 16 & 0xffff) as usize;
-        &self.shards[middle & (self.shards.len() - 1)]
+        &self.shards[(fingerprint >> 16) as usize & self.shard_mask]
     }
 
     /// Puts in the state of a key that has none; returns whether it had none.
@@ -128,6 +130,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let dropped_at = self.shards.iter().map(|shard| shard.read().dropped_at).max();
         let shards = empty_shards(shards, dropped_at.unwrap_or_default());
         let store = Self {
+            shard_mask: shards.len() - 1,
             shards,
             cap: Some(cap),
             hasher: self.hasher,
@@ -185,7 +188,24 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             return operation.apply(algorithm, &mut state, now);
         }
         drop(shard);
-        self.apply_slowly(algorithm, fingerprint, operation, now).apart()
+        let decision = match operation {
+            Operation::Check(n) => self.check_slowly(algorithm, fingerprint, n, now),
+            _ => self.apply_slowly(algorithm, fingerprint, operation, now),
+        };
+        decision.apart()
+    }
+
+    /// [`apply_slowly`](Self::apply_slowly), for a check: what it is called with fits into registers, so
+    /// that no check need write it to memory.
+    #[inline(never)]
+    fn check_slowly<A: Algorithm<State = T>>(
+        &self,
+        algorithm: &A,
+        fingerprint: u64,
+        n: u64,
+        now: Tick,
+    ) -> Decision {
+        self.apply_slowly(algorithm, fingerprint, Operation::Check(n), now)
     }
 
     /// For a key whose state is not found at once, as it has none, or as somebody else has it.

@@ -12,8 +12,8 @@ use crate::clock::Tick;
 /// number, so the tables need not keep it.
 pub(super) struct Shard<T> {
     tables: Vec<Table<T>>,
-    /// The largest power of two of tables.
-    round: usize,
+    /// The bits that choose between the tables, when each of the first power of two is split.
+    mask: usize,
     len: usize,
     /// The latest instant at which states were dropped. They are fresh from there on, but need
     /// not be so at an earlier one: for keys without a state, time has come that far.
@@ -52,10 +52,11 @@ impl<T> Shard<T> {
             clippy::cast_possible_truncation,
             reason = "the lowest bits are all that is needed"
         )]
-        let bits = fingerprint as usize & (2 * self.round - 1);
+        let bits = fingerprint as usize;
+        let (index, index_if_whole) = (bits & self.mask, bits & (self.mask >> 1));
         // Which of them a processor could foresee for half of the keys only.
-        let is_split = bits < self.tables.len();
-        std::hint::select_unpredictable(is_split, bits, bits.wrapping_sub(self.round))
+        let is_split = index < self.tables.len();
+        std::hint::select_unpredictable(is_split, index, index_if_whole)
     }
 
     #[inline(always)]
@@ -84,7 +85,7 @@ impl<T: Default> Shard<T> {
     pub(super) fn new(dropped_at: Tick) -> Self {
         Self {
             tables: vec![Table::default(), Table::default()],
-            round: 2,
+            mask: 0b11,
             len: 0,
             dropped_at,
             looked_at: Tick::default(),
@@ -102,10 +103,11 @@ impl<T: Default> Shard<T> {
     ) {
         let count = self.tables.len();
         if self.len >= count * KEYS_PER_TABLE && count < MAX_TABLES {
-            let apart = self.tables[count - self.round].split(self.round as u64);
+            let whole = self.mask >> 1;
+            let apart = self.tables[count & whole].split(whole as u64 + 1);
             self.tables.push(apart);
-            if self.tables.len() == 2 * self.round {
-                self.round *= 2;
+            if count == self.mask {
+                self.mask = 2 * self.mask + 1;
             }
         }
         self.len += 1;

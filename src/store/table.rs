@@ -68,7 +68,7 @@ impl<T> Table<T> {
         prefetch(first);
         prefetch(first.wrapping_byte_add(64));
         prefetch(first.wrapping_byte_add(128));
-        Place { slots: &self.slots, marks: &self.marks, home, tag }
+        Place { table: self, home, tag }
     }
 
     /// The state with this tag, if there is one, as soon as nobody else has it.
@@ -82,8 +82,7 @@ impl<T> Table<T> {
 
 /// Where a state is, if it is there.
 pub(super) struct Place<'a, T> {
-    slots: &'a [Slot<T>],
-    marks: &'a [i8],
+    table: &'a Table<T>,
     /// The first place that it can be in.
     home: usize,
     tag: u64,
@@ -94,10 +93,11 @@ impl<'a, T> Place<'a, T> {
     /// 99 of 100 are.
     #[inline(always)]
     pub(super) fn try_lock(&self) -> Option<SlotGuard<'a, T>> {
-        let marks = self.marks.get(self.home..)?.first_chunk()?;
-        let same = i8x16::new(*marks).cmp_eq(i8x16::splat(mark(self.tag))).move_mask();
-        let first = self.home + same.trailing_zeros() as usize;
-        self.slots.get(first)?.try_lock(self.tag)
+        let Table { slots, marks, .. } = self.table;
+        let marks = marks.get(self.home..self.home + MARKS_AT_ONCE)?.try_into().ok()?;
+        let same = i8x16::new(marks).cmp_eq(i8x16::splat(mark(self.tag))).move_mask();
+        let first = self.home + std::num::NonZero::new(same)?.trailing_zeros() as usize;
+        slots.get(first)?.try_lock(self.tag)
     }
 }
 
