@@ -235,10 +235,12 @@ impl Bucket {
         let ticks_until = |used: u64| self.ticks_for(used) - elapsed;
         let used = level.used - regained;
         let room = self.capacity.saturating_sub(used);
-        let wait = match self.capacity.checked_sub(n) {
-            _ if n <= room => Wait::Ready,
-            Some(allowed) => Wait::After(ticks_until(level.used - allowed)),
-            None => Wait::Never,
+        let wait = if n <= room {
+            Wait::Ready
+        } else if n <= self.capacity {
+            Wait::After(ticks_until(level.used - (self.capacity - n)))
+        } else {
+            Wait::Never
         };
         let taken = if n <= room { n } else { 0 };
         let waits = is_queue && taken > 0 && level.used > 0;

@@ -1,6 +1,6 @@
 //! A hash table for states: nearly full, and built anew in small steps.
 
-use super::prefetch::prefetch;
+use super::prefetch::prefetch_three_lines_to_write;
 use super::slot::{Slot, SlotGuard};
 use std::iter::repeat_n;
 use wide::{CmpEq, i8x16};
@@ -63,11 +63,8 @@ impl<T> Table<T> {
     #[inline(always)]
     pub(super) fn find(&self, tag: u64) -> Place<'_, T> {
         let home = home(tag, self.homes);
-        // It is there, or on one of the two lines behind it.
-        let first = self.slots.as_ptr().wrapping_add(home);
-        prefetch(first);
-        prefetch(first.wrapping_byte_add(64));
-        prefetch(first.wrapping_byte_add(128));
+        // It is there, or not far behind.
+        prefetch_three_lines_to_write(self.slots.as_ptr().wrapping_add(home));
         Place { table: self, home, tag }
     }
 
