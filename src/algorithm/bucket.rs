@@ -45,6 +45,9 @@ struct Level {
 /// The delay is the long number, unless more units are used than the short one can count.
 const LONGEST_SHORT: u64 = (1 << SHORT_BITS) - 1;
 const SHORT_BITS: u32 = 29;
+/// The longest delay that a state can hold, in 45 bits; no bucket's is longer.
+#[cfg(any(feature = "redis", feature = "serde"))]
+const LONGEST_DELAY: u64 = (1 << 45) - 1;
 /// Of the long number, in the second word.
 const LOW_BITS: u32 = 64 - SHORT_BITS;
 
@@ -325,12 +328,9 @@ impl Bucket {
 
 #[cfg(feature = "serde")]
 mod written {
-    use super::{BucketState, Level};
+    use super::{BucketState, LONGEST_DELAY, Level};
     use serde::de::{Deserialize, Deserializer, Error};
     use serde::ser::{Serialize, Serializer};
-
-    /// The longest delay that a state can hold, in 45 bits; no bucket's is longer.
-    const LONGEST_DELAY: u64 = (1 << 45) - 1;
 
     impl Serialize for BucketState {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -351,7 +351,7 @@ mod written {
 
 #[cfg(feature = "redis")]
 mod in_redis {
-    use super::{Bucket, BucketState, Level};
+    use super::{Bucket, BucketState, LONGEST_DELAY, Level};
     use crate::algorithm::{Script, ScriptCall, StoredState};
     use crate::clock::Tick;
     use crate::math::MAX_UNITS;
@@ -369,7 +369,35 @@ mod in_redis {
             let used = stored.number()?;
             let since = Tick::from_micros(stored.number()?);
             let last = Tick::from_micros(stored.number()?).max(since);
-            Some(Level { used: used.min(MAX_UNITS), since, last }.into())
+            let level = Level { used: used.min(MAX_UNITS), since, last };
+            (last.micros_since(since) <= LONGEST_DELAY).then(|| level.into())
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use crate::algorithm::push_number;
+
+        fn read(used: u64, since: u64, last: u64) -> Option<BucketState> {
+            let mut bytes = Vec::new();
+            for number in [used, since, last] {
+                push_number(&mut bytes, number);
+            }
+            BucketState::read(&mut StoredState(&bytes))
+        }
+
+        #[test]
+        fn a_delay_that_no_bucket_has_cannot_be_read() {
+            for used in [1, 1 << 40] {
+                assert!(read(used, 7, 7 + LONGEST_DELAY).is_some());
+                assert_eq!(read(used, 7, 8 + LONGEST_DELAY), None);
+                assert_eq!(read(used, 0, Tick::MAX.as_micros()), None);
+            }
+            assert_eq!(
+                read(1, 7, 7 + LONGEST_DELAY).unwrap().consumed().1.as_micros(),
+                7 + LONGEST_DELAY
+            );
         }
     }
 }
