@@ -217,3 +217,135 @@ async fn costs_are_settled_whatever_a_key_looks_like() {
         }
     }
 }
+
+/// A node that owns no slots, in the cluster of `node`.
+fn empty_node_beside(node: &Server) -> Server {
+    let empty = Server::start_on(free_cluster_port(), &["--cluster-enabled", "yes"], &[]);
+    empty.cli(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string()]);
+    let start = Instant::now();
+    let know_each_other = |node: &Server| {
+        let info = node.cli(&["CLUSTER", "INFO"]);
+        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2")
+    };
+    while ![node, &empty].into_iter().all(know_each_other) {
+        assert!(start.elapsed() < Duration::from_secs(20), "the nodes do not meet");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    empty
+}
+
+fn connections_received(node: &Server) -> u64 {
+    let stats = node.cli(&["INFO", "stats"]);
+    let received = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    received.unwrap().trim().parse().unwrap()
+}
+
+/// A slot without keys that moves from one node to another.
+struct Move {
+    slot: String,
+    source: Server,
+    target: Server,
+    ids: [String; 2],
+}
+
+impl Move {
+    /// Of the slot of a key that has this hash tag.
+    fn new(tag: &str) -> Self {
+        let source = lone_node(&[]);
+        let target = empty_node_beside(&source);
+        let slot = source.cli(&["CLUSTER", "KEYSLOT", tag]);
+        let ids = [&source, &target].map(|node| node.cli(&["CLUSTER", "MYID"]));
+        Self { slot, source, target, ids }
+    }
+
+    fn begin(&self) {
+        let [from, to] = &self.ids;
+        assert_eq!(self.target.cli(&["CLUSTER", "SETSLOT", &self.slot, "IMPORTING", from]), "OK");
+        assert_eq!(self.source.cli(&["CLUSTER", "SETSLOT", &self.slot, "MIGRATING", to]), "OK");
+    }
+
+    fn finish(&self) {
+        for node in [&self.target, &self.source] {
+            assert_eq!(node.cli(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.ids[1]]), "OK");
+        }
+    }
+
+    /// How many connections the nodes have accepted.
+    fn connections(&self) -> u64 {
+        [&self.source, &self.target].map(connections_received).iter().sum()
+    }
+}
+
+/// Many ask at once for what lies in a slot that moves to a node which had none before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_nodes_first_slot_is_in_reach_while_it_moves() {
+    const CALLERS: u64 = 512;
+    const CALLS: u64 = 20;
+    let moved = Arc::new(Move::new("{moves}"));
+    let store = Redis::connect_cluster(&[&moved.source.url()]).await.unwrap();
+    let store = store.prefix("{moves}").timeout(Duration::from_secs(10));
+    let limiter: Limiter<Policy, _> = Limiter::with_store("1000000/d".parse().unwrap(), store);
+    let limiter = Arc::new(limiter);
+    let all_ask = || {
+        let mut callers = JoinSet::new();
+        for _ in 0..CALLERS {
+            let limiter = Arc::clone(&limiter);
+            callers.spawn(async move {
+                for _ in 0..CALLS {
+                    assert!(limiter.check("k").await.unwrap().is_allowed());
+                }
+            });
+        }
+        callers
+    };
+    let charged = async || 1_000_000 - limiter.peek("k").await.unwrap().remaining();
+    assert_eq!(charged().await, 0);
+
+    moved.begin();
+    let before = moved.connections();
+    all_ask().join_all().await;
+    assert_eq!(charged().await, CALLERS * CALLS);
+    // One of ours, those by which they are counted, and what a busy machine may bring about.
+    let opened = moved.connections() - before;
+    assert!(opened < 10, "{opened}");
+
+    let asking = all_ask();
+    let finishing = Arc::clone(&moved);
+    tokio::task::spawn_blocking(move || finishing.finish()).await.unwrap();
+    asking.join_all().await;
+    all_ask().join_all().await;
+    assert_eq!(charged().await, 3 * CALLERS * CALLS);
+}
+
+/// A connection that was given to us does not find a node that owns no slots.
+#[tokio::test]
+async fn a_connection_of_ones_own_is_not_broken_by_a_node_that_it_does_not_know() {
+    let moved = Move::new("{moves}");
+    let client = redis::cluster::ClusterClient::builder([moved.source.url()]).retries(0);
+    let connection = client.build().unwrap().get_async_connection().await.unwrap();
+    let store = Redis::from_cluster_connection(connection).prefix("{moves}");
+    let store = store.timeout(Duration::from_secs(3));
+    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let limiter = Arc::new(limiter);
+    assert_eq!(limiter.check("k").await.unwrap().remaining(), 99);
+    let _ = limiter.reset("k").await.unwrap();
+
+    moved.begin();
+    let before = moved.connections();
+    let mut callers = JoinSet::new();
+    for _ in 0..8 {
+        let limiter = Arc::clone(&limiter);
+        callers.spawn(async move { limiter.check("k").await.unwrap_err() });
+    }
+    for error in callers.join_all().await {
+        assert!(error.is_unreachable() || error.is_refused(), "{error}");
+    }
+    // Some for each second.
+    let opened = moved.connections() - before;
+    assert!(opened < 12, "{opened}");
+    moved.finish();
+    let start = Instant::now();
+    while let Err(error) = limiter.check("k").await {
+        assert!(start.elapsed() < Duration::from_secs(10), "{error}");
+    }
+}

@@ -156,6 +156,20 @@ async fn what_is_answered_while_connecting_is_not_answered_for_ever() {
     recovered(&limiter).await;
 }
 
+/// As where something in between has forgotten it.
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_answered_is_left() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(Upstream::Server(server.port)).await;
+    let limiter = limiter(Redis::connect(&proxy.url()).await.unwrap());
+    recovered(&limiter).await;
+    proxy.lead_to(Upstream::Mute(server.port));
+    let error = limiter.check("k").await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    proxy.lead_to(Upstream::Server(server.port));
+    recovered(&limiter).await;
+}
+
 #[tokio::test]
 async fn what_else_is_stored_at_a_key_is_a_clear_error() {
     let server = Server::start(&[]);

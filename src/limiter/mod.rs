@@ -15,7 +15,7 @@ mod reservation;
 
 #[cfg(feature = "tokio")]
 pub use acquire::Acquire;
-#[cfg(all(feature = "memory", feature = "tokio"))]
+#[cfg(any(all(feature = "memory", feature = "tokio"), feature = "redis-cluster"))]
 pub(crate) use acquire::OnDrop;
 #[cfg(feature = "memory")]
 pub use exceptions::Exceptions;

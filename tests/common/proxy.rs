@@ -14,6 +14,8 @@ pub enum Upstream {
     Server(u16),
     /// The same, but a connection breaks when a script is answered.
     BreaksOff(u16),
+    /// The same, but a connection on which something is sent meanwhile is never answered again.
+    Mute(u16),
 }
 
 pub struct Proxy {
@@ -51,7 +53,8 @@ impl Proxy {
 async fn serve(mut client: TcpStream, upstream: &Mutex<Upstream>) -> io::Result<()> {
     let current = || *upstream.lock().unwrap();
     let (mut question, mut answer) = ([0; 16_384], [0; 16_384]);
-    let (Upstream::Server(port) | Upstream::BreaksOff(port)) = current() else {
+    let (Upstream::Server(port) | Upstream::BreaksOff(port) | Upstream::Mute(port)) = current()
+    else {
         loop {
             let length = client.read(&mut question).await?;
             if length == 0 {
@@ -63,7 +66,7 @@ async fn serve(mut client: TcpStream, upstream: &Mutex<Upstream>) -> io::Result<
         }
     };
     let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
-    let mut breaks_off = false;
+    let (mut breaks_off, mut mute) = (false, false);
     loop {
         tokio::select! {
             length = client.read(&mut question) => {
@@ -73,7 +76,10 @@ async fn serve(mut client: TcpStream, upstream: &Mutex<Upstream>) -> io::Result<
                 }
                 breaks_off |= matches!(current(), Upstream::BreaksOff(_))
                     && question.windows(4).any(|word| word == b"EVAL");
-                server.write_all(question).await?;
+                mute |= matches!(current(), Upstream::Mute(_));
+                if !mute {
+                    server.write_all(question).await?;
+                }
             }
             length = server.read(&mut answer) => {
                 let answer = &answer[..length?];

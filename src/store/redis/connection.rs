@@ -1,19 +1,18 @@
 //! A way to a Redis server, or to a cluster of them, that finds back by itself.
 
 #[cfg(feature = "redis-cluster")]
-use redis::RetryMethod;
+use super::cluster::Cluster;
+#[cfg(feature = "redis-cluster")]
+use super::given_cluster::GivenCluster;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-#[cfg(feature = "redis-cluster")]
-use redis::cluster_async::ClusterConnection;
-#[cfg(feature = "redis-cluster")]
-use redis::cluster_routing::SingleNodeRoutingInfo;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisError,
-    RedisResult, ServerErrorKind, Value,
+    Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    RedisError, RedisResult, ServerErrorKind, Value,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 #[derive(Clone)]
 pub(super) enum Connection {
@@ -22,7 +21,9 @@ pub(super) enum Connection {
     /// A manager that the caller has made.
     Given(ConnectionManager),
     #[cfg(feature = "redis-cluster")]
-    Cluster(ClusterConnection),
+    Cluster(Arc<Cluster>),
+    #[cfg(feature = "redis-cluster")]
+    GivenCluster(Arc<GivenCluster>),
 }
 
 /// One connection serves all callers: it sends their commands in pipelines by itself, and more
@@ -36,112 +37,87 @@ struct Numbered {
     manager: ConnectionManager,
     number: u64,
     since: Instant,
+    /// When the first of the commands was sent that were sent since the last answer.
+    unanswered_since: Option<Instant>,
+}
+
+impl Numbered {
+    fn new(client: &Client, number: u64) -> RedisResult<Self> {
+        let manager = lazy_manager(client)?;
+        Ok(Self { manager, number, since: Instant::now(), unanswered_since: None })
+    }
 }
 
 /// As often as a connection that works is given up for another.
 const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A connection on which nothing is answered for so long is given up for another: it may lead through
+/// something that has forgotten it.
+const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
 /// The connection attempt goes on while calls time out.
 pub(super) const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the other side does not even acknowledge that long, the connection is dead.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(2);
-/// Until a command that no node has run is sent to a cluster again.
-#[cfg(feature = "redis-cluster")]
-const CLUSTER_RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// Commands that wait for their turn to be written; each is a caller of its own.
 const PIPELINE_BUFFER: usize = 1_024;
 
 impl Connection {
     /// Does not connect yet.
     pub(super) fn to_server(address: &str) -> RedisResult<Self> {
-        let info = address.into_connection_info()?;
-        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            provide_cryptography();
-        }
-        let mut settings = info.redis_settings().clone();
-        if !address.contains("protocol=") {
-            // The newer protocol tells of a connection that is closed while it is idle.
-            settings = settings.set_protocol(ProtocolVersion::RESP3);
-        }
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
-        let client = Client::open(info)?;
-        let manager = lazy_manager(&client)?;
-        Ok(Self::Server(Arc::new(Server {
-            client,
-            manager: Mutex::new(Numbered { manager, number: 0, since: Instant::now() }),
-        })))
+        Ok(Self::Server(Arc::new(Server::new(server_info(address)?)?)))
     }
 
-    #[cfg(feature = "redis-cluster")]
-    pub(super) async fn to_cluster(addresses: &[&str]) -> RedisResult<Self> {
-        if addresses.iter().any(|address| address.starts_with("rediss")) {
-            provide_cryptography();
-        }
-        let client = redis::cluster::ClusterClient::builder(addresses.iter().copied())
-            .use_protocol(ProtocolVersion::RESP3)
-            .tcp_settings(tcp_settings())
-            .connection_timeout(CONNECTION_TIMEOUT)
-            // Each call has a timeout of its own, and is sent again only by `send_to_cluster`.
-            .overall_response_timeout(None)
-            .retries(0)
-            .build()?;
-        Ok(Self::Cluster(client.get_async_connection().await?))
-    }
-
-    pub(super) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
+    /// Sends a command that is about a key.
+    #[cfg_attr(
+        not(feature = "redis-cluster"),
+        expect(unused_variables, reason = "what a cluster is asked by")
+    )]
+    pub(super) async fn send(
+        &self,
+        command: &Cmd,
+        key: &[u8],
+        deadline: Instant,
+    ) -> RedisResult<Value> {
         match self {
             Self::Server(server) => server.send(command).await,
             Self::Given(manager) => command.query_async(&mut manager.clone()).await,
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(cluster) => send_to_cluster(cluster.clone(), command).await,
+            Self::Cluster(cluster) => cluster.send(command, key, deadline).await,
+            #[cfg(feature = "redis-cluster")]
+            Self::GivenCluster(cluster) => cluster.send(command, deadline).await,
         }
     }
 }
 
-/// Sends a command again where a node has not run it: what is lost with a connection may have been
-/// run, and is left to the caller.
+/// A command for a slot that is not the node's yet.
 #[cfg(feature = "redis-cluster")]
-async fn send_to_cluster(mut cluster: ClusterConnection, command: &Cmd) -> RedisResult<Value> {
-    let mut answer = command.query_async(&mut cluster).await;
-    loop {
-        let Err(error) = &answer else { return answer };
-        answer = match (error.retry_method(), error.redirect_node()) {
-            (RetryMethod::AskRedirect, Some((address, _))) => {
-                let address = address.to_owned();
-                ask_node(&mut cluster, &address, command).await
-            }
-            // The connection learns by such errors which slots are where.
-            (
-                RetryMethod::MovedRedirect
-                | RetryMethod::RefreshSlotsAndRetry
-                | RetryMethod::ReconnectFromInitialConnections
-                | RetryMethod::WaitAndRetry,
-                _,
-            ) => {
-                tokio::time::sleep(CLUSTER_RETRY_PAUSE).await;
-                command.query_async(&mut cluster).await
-            }
-            _ => return answer,
-        };
-    }
-}
-
-/// Sends a command to the node that a key is moving to.
-#[cfg(feature = "redis-cluster")]
-async fn ask_node(
-    cluster: &mut ClusterConnection,
-    address: &str,
-    command: &Cmd,
-) -> RedisResult<Value> {
-    let invalid = || RedisError::from((ErrorKind::Parse, "not the address of a node"));
-    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
-    let port = port.parse().map_err(|_| invalid())?;
-    let node = SingleNodeRoutingInfo::ByAddress { host: host.to_owned(), port };
+pub(super) fn asking(command: &Cmd) -> redis::Pipeline {
     let mut asking = redis::pipe();
     asking.cmd("ASKING").add_command(command.clone());
-    let mut answers = cluster.route_pipeline(asking, 1, 1, node).await?;
-    answers.pop().ok_or_else(invalid)?.extract_error()
+    asking
+}
+
+/// The answer to the command itself.
+#[cfg(feature = "redis-cluster")]
+pub(super) fn only(mut answers: Vec<Value>) -> RedisResult<Value> {
+    let none = || RedisError::from((ErrorKind::Parse, "no answer to a command"));
+    answers.pop().ok_or_else(none)?.extract_error()
+}
+
+/// How to connect to the server at `address`.
+pub(super) fn server_info(address: &str) -> RedisResult<ConnectionInfo> {
+    let info = address.into_connection_info()?;
+    if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+        provide_cryptography();
+    }
+    let mut settings = info.redis_settings().clone();
+    if !address.contains("protocol=") {
+        // The newer protocol tells of a connection that is closed while it is idle.
+        settings = settings.set_protocol(ProtocolVersion::RESP3);
+    }
+    Ok(info.set_redis_settings(settings).set_tcp_settings(tcp_settings()))
 }
 
 /// For TLS, unless the program has chosen a provider itself.
@@ -158,9 +134,45 @@ fn tcp_settings() -> TcpSettings {
 }
 
 impl Server {
-    async fn send(&self, command: &Cmd) -> RedisResult<Value> {
-        let (mut manager, number) = self.manager();
+    /// Does not connect yet.
+    pub(super) fn new(info: ConnectionInfo) -> RedisResult<Self> {
+        let client = Client::open(info)?;
+        let manager = Mutex::new(Numbered::new(&client, 0)?);
+        Ok(Self { client, manager })
+    }
+
+    pub(super) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
+        let (mut manager, number) = self.manager()?;
         let answer = command.query_async(&mut manager).await;
+        self.heed(answer, manager, number).await
+    }
+
+    /// Sends a command for a slot that is moving to this server.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) async fn send_asking(&self, command: &Cmd) -> RedisResult<Value> {
+        let (mut manager, number) = self.manager()?;
+        let answers = manager.send_packed_commands(&asking(command), 1, 1).await;
+        self.heed(answers.and_then(only), manager, number).await
+    }
+
+    /// The manager to send a command by, and its number.
+    fn manager(&self) -> RedisResult<(ConnectionManager, u64)> {
+        let mut current = self.lock();
+        if current.unanswered_since.is_some_and(|since| since.elapsed() >= LONGEST_SILENCE) {
+            *current = Numbered::new(&self.client, current.number + 1)?;
+        }
+        current.unanswered_since.get_or_insert_with(Instant::now);
+        Ok((current.manager.clone(), current.number))
+    }
+
+    /// Gives up the manager that an answer comes from, if that tells that it is of no more use.
+    async fn heed(
+        &self,
+        answer: RedisResult<Value>,
+        mut manager: ConnectionManager,
+        number: u64,
+    ) -> RedisResult<Value> {
+        self.is_answered(number);
         if let Err(error) = &answer
             && !error.is_io_error()
             && (is_no_master(error) || is_of_connection(error, &mut manager).await)
@@ -170,17 +182,18 @@ impl Server {
         answer
     }
 
-    fn manager(&self) -> (ConnectionManager, u64) {
-        let current = self.lock();
-        (current.manager.clone(), current.number)
+    fn is_answered(&self, number: u64) {
+        let mut current = self.lock();
+        if current.number == number {
+            current.unanswered_since = None;
+        }
     }
 
     /// Puts a new manager in the place of the one of this number, if that is still there.
     fn replace(&self, number: u64) -> RedisResult<()> {
         let mut current = self.lock();
         if current.number == number && current.since.elapsed() >= REPLACEMENT_INTERVAL {
-            let manager = lazy_manager(&self.client)?;
-            *current = Numbered { manager, number: number + 1, since: Instant::now() };
+            *current = Numbered::new(&self.client, number + 1)?;
         }
         Ok(())
     }

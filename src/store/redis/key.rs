@@ -169,6 +169,12 @@ static NUMBERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
 
 const SLOTS: u16 = 16_384;
 
+/// The slot of a key in a cluster.
+#[cfg(feature = "redis-cluster")]
+pub(super) fn slot_of(key: &[u8]) -> u16 {
+    slot(hashed_part(key))
+}
+
 /// What a cluster tells the slot of a key by: its hash tag, or all of it.
 fn hashed_part(key: &[u8]) -> &[u8] {
     let tagged = key.iter().position(|&byte| byte == b'{').map(|open| &key[open + 1..]);

@@ -1,6 +1,10 @@
 //! States in Redis, shared by many instances.
 
+#[cfg(feature = "redis-cluster")]
+mod cluster;
 mod connection;
+#[cfg(feature = "redis-cluster")]
+mod given_cluster;
 mod key;
 mod script;
 
@@ -15,13 +19,18 @@ use crate::decision::Decision;
 use crate::error::{Error, Failure, Kind, StoreFailure};
 use crate::operation::Operation;
 use crate::quota::Quota;
+#[cfg(feature = "redis-cluster")]
+use cluster::Cluster;
 use connection::{CONNECTION_TIMEOUT, Connection};
+#[cfg(feature = "redis-cluster")]
+use given_cluster::GivenCluster;
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use script::{Scripts, Source, Time, Variant};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// States in a Redis server, a Valkey server or a cluster of them: one limit for all the
 /// instances that share it.
@@ -135,7 +144,8 @@ impl Redis {
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let store = Self::connect_lazy(url)?;
         let ping = redis::cmd("PING");
-        match tokio::time::timeout(CONNECTION_TIMEOUT, store.connection.send(&ping)).await {
+        let deadline = deadline(CONNECTION_TIMEOUT);
+        match timeout_at(deadline, store.connection.send(&ping, b"", deadline)).await {
             Ok(Ok(_)) => Ok(store),
             Ok(Err(error)) => Err(failure(&error, CONNECTION_TIMEOUT, None)),
             Err(_) => {
@@ -163,14 +173,18 @@ impl Redis {
     /// Connects to the cluster that the servers at `urls`, or one of them, belong to, and asks it
     /// which slots are where. There is no lazy form of it, as nothing can be asked before that.
     ///
+    /// All nodes are connected to as the first of `urls` says: with its user, its password, and with
+    /// TLS or without.
+    ///
     /// # Errors
     ///
-    /// Where one of `urls` is not one of a Redis server, or where none of them can be reached.
+    /// Where one of `urls` is not one of a Redis server, or where none of them can be reached, or is
+    /// one of a cluster.
     #[cfg(feature = "redis-cluster")]
     pub async fn connect_cluster(urls: &[&str]) -> Result<Self, Error> {
-        let connection = Connection::to_cluster(urls).await;
-        let connection = connection.map_err(|error| failure(&error, CONNECTION_TIMEOUT, None))?;
-        Ok(Self::new(connection))
+        let cluster = Cluster::connect(urls).await;
+        let cluster = cluster.map_err(|error| failure(&error, CONNECTION_TIMEOUT, None))?;
+        Ok(Self::new(Connection::Cluster(cluster)))
     }
 
     /// Uses a connection that you already have.
@@ -185,10 +199,15 @@ impl Redis {
     /// Uses a connection to a cluster that you already have. Build it with `retries(0)`, as
     /// [`connect_cluster`](Self::connect_cluster) does: else it sends a call again whose answer is
     /// lost, and that is charged, or refunded, more than once.
+    ///
+    /// Where you can, let [`connect_cluster`](Self::connect_cluster) connect instead. A connection of
+    /// the `redis` crate (1.8) does not find a node that owns no slots, so the first slot that moves to
+    /// a new one is out of reach meanwhile; and it may hang for ever when a slot moves while dozens of
+    /// calls are under way, which nobody but its maker can mend.
     #[cfg(feature = "redis-cluster")]
     #[must_use]
     pub fn from_cluster_connection(cluster: redis::cluster_async::ClusterConnection) -> Self {
-        Self::new(Connection::Cluster(cluster))
+        Self::new(Connection::GivenCluster(Arc::new(GivenCluster::new(cluster))))
     }
 
     fn new(connection: Connection) -> Self {
@@ -280,7 +299,7 @@ impl Redis {
     /// to the stream's; and where `max_len` is 0 or more than [`Quota::MAX_COUNT`].
     pub fn publish_refusals(self, stream: &str, max_len: u64) -> Result<Self, Error> {
         #[cfg(feature = "redis-cluster")]
-        if let Connection::Cluster(_) = self.connection {
+        if let Connection::Cluster(_) | Connection::GivenCluster(_) = self.connection {
             return Err(Kind::StreamInCluster { stream: stream.to_owned() }.into());
         }
         if !(1..=Quota::MAX_COUNT).contains(&max_len) {
@@ -359,20 +378,33 @@ impl Redis {
     }
 
     /// Runs a script, which the server may have to be given again.
-    async fn run(&self, script: &Source, keys: &[Vec<u8>], numbers: &[u8]) -> RedisResult<Value> {
+    async fn run(
+        &self,
+        script: &Source,
+        keys: &[Vec<u8>],
+        numbers: &[u8],
+        deadline: Instant,
+    ) -> RedisResult<Value> {
         let call = |how: &str, script: &str| -> Cmd {
             let mut command = redis::cmd(how);
             command.arg(script).arg(keys.len()).arg(keys).arg(numbers);
             command
         };
-        let answer = self.connection.send(&call("EVALSHA", &script.sha)).await;
+        let send = async |command: Cmd| self.connection.send(&command, &keys[0], deadline).await;
+        let answer = send(call("EVALSHA", &script.sha)).await;
         match answer {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.connection.send(&call("EVAL", &script.text)).await
+                send(call("EVAL", &script.text)).await
             }
             answer => answer,
         }
     }
+}
+
+/// When a call that may take so long must have been answered.
+fn deadline(timeout: Duration) -> Instant {
+    let far_off = Duration::from_secs(86_400 * 365);
+    Instant::now() + timeout.min(far_off)
 }
 
 /// The version of what is stored, a part of every key.
@@ -398,7 +430,8 @@ where
             let mut attempts = call.attempts();
             loop {
                 attempts -= 1;
-                let answer = tokio::time::timeout(self.timeout, call.decide(&keys)).await;
+                let deadline = deadline(self.timeout);
+                let answer = timeout_at(deadline, call.decide(&keys, deadline)).await;
                 let timed_out = |_| Err(call.failed(Failure::TimedOut(self.timeout), ""));
                 match answer.unwrap_or_else(timed_out) {
                     Err(error) if attempts > 0 && error.is_lost() => {
@@ -422,8 +455,9 @@ where
         let attempts = call.attempts();
         runtime.spawn(async move {
             for _ in 0..attempts {
-                let reply = store.run(&script, &keys, &numbers);
-                let reply = tokio::time::timeout(store.timeout, reply).await;
+                let deadline = deadline(store.timeout);
+                let reply = store.run(&script, &keys, &numbers, deadline);
+                let reply = timeout_at(deadline, reply).await;
                 let done = reply.ok().and_then(Result::ok);
                 match done.as_ref().map(Reply::read) {
                     Some(Some(Reply { granted: Granted::ClockWentBack, .. })) => {}
@@ -455,11 +489,11 @@ impl<A: Scripted> Call<'_, A> {
         if matches!(self.operation, Operation::Settle(..)) { SETTLEMENT_ATTEMPTS } else { 1 }
     }
 
-    async fn decide(&self, keys: &[Vec<u8>]) -> Result<Decision, Error> {
+    async fn decide(&self, keys: &[Vec<u8>], deadline: Instant) -> Result<Decision, Error> {
         // A clock that goes back is told once, and then again only if it goes back again.
         for _ in 0..MAX_CLOCK_STEPS {
             let (script, numbers) = self.script();
-            let reply = self.store.run(script, keys, &numbers).await;
+            let reply = self.store.run(script, keys, &numbers, deadline).await;
             let reply =
                 reply.map_err(|error| failure(&error, self.store.timeout, Some(self.policy())))?;
             match Reply::read(&reply) {
