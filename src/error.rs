@@ -58,10 +58,10 @@ impl Error {
     }
 
     /// Whether the server answered that it will not do it: it is a replica, or out of memory,
-    /// or has not let us in, or has something else stored at the key.
+    /// or has not let us in, or has something else stored at the key, or is in a cluster that is down.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        self.is_failure(|failure| matches!(failure, Failure::Refused))
+        self.is_failure(|failure| matches!(failure, Failure::Refused | Failure::RefusedForNow))
     }
 
     /// Whether the server answered something that no script of this crate would.
@@ -70,9 +70,12 @@ impl Error {
         self.is_failure(|failure| matches!(failure, Failure::UnexpectedReply))
     }
 
-    /// Whether nobody knows if the server has done what it was asked.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.is_unreachable() || self.is_timeout()
+    /// Whether another try may do: nobody knows if the server has done what it was asked, or it has
+    /// not and may do so later.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.is_unreachable()
+            || self.is_timeout()
+            || self.is_failure(|failure| matches!(failure, Failure::RefusedForNow))
     }
 
     fn is_failure(&self, is: impl Fn(&Failure) -> bool) -> bool {
@@ -153,6 +156,9 @@ pub(crate) enum Failure {
     TimedOut(Duration),
     #[error("Redis refused")]
     Refused,
+    /// It is loading, or a replica, or slots are moving, or some have no master.
+    #[error("Redis refused")]
+    RefusedForNow,
     #[error("Redis did not answer as it should")]
     UnexpectedReply,
 }

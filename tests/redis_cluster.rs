@@ -218,6 +218,32 @@ async fn costs_are_settled_whatever_a_key_looks_like() {
     }
 }
 
+/// A call is sent again while its cluster is down; when its time is over, that is what it tells.
+#[tokio::test]
+async fn a_cluster_that_is_down_says_so_and_costs_are_settled_when_it_is_up() {
+    let node = lone_node(&[]);
+    let store = Redis::connect_cluster(&[&node.url()]).await.unwrap();
+    let store = store.timeout(Duration::from_secs(2));
+    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let reservation = limiter.reserve("k", 10).await.unwrap();
+    assert_eq!(node.cli(&["CLUSTER", "DELSLOTS", "0"]), "OK");
+    let start = Instant::now();
+    while !node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:fail") {
+        assert!(start.elapsed() < Duration::from_secs(20), "the cluster stays up");
+    }
+    let error = limiter.check("k").await.unwrap_err();
+    assert!(error.is_refused(), "{error}");
+    assert!(error.to_string().contains("CLUSTERDOWN"), "{error}");
+
+    let up_again = async {
+        // The first try is over by then.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        assert_eq!(node.cli(&["CLUSTER", "ADDSLOTS", "0"]), "OK");
+    };
+    let (settled, ()) = tokio::join!(reservation.settle(2), up_again);
+    assert_eq!(settled.unwrap().remaining(), 98);
+}
+
 /// A node that owns no slots, in the cluster of `node`.
 fn empty_node_beside(node: &Server) -> Server {
     let empty = Server::start_on(free_cluster_port(), &["--cluster-enabled", "yes"], &[]);

@@ -93,7 +93,8 @@ use tokio::time::{Instant, timeout_at};
 ///
 /// A call whose answer is lost, or late, may have been charged: the server may even run the script
 /// later. It is not repeated, so it is charged at most once; nor is a refund given twice. In a
-/// cluster, a call is sent again where a node has refused it, as it is no master of the key.
+/// cluster, a call is sent again where a node has not run it, as it is no master of the key, or the
+/// cluster is down; as long as there is time, and then that is the error.
 ///
 /// What the server loses is free again. So **let it evict nothing** (`maxmemory-policy
 /// noeviction`): under any other policy a server that is full may drop the state of a key that has
@@ -434,7 +435,7 @@ where
                 let answer = timeout_at(deadline, call.decide(&keys, deadline)).await;
                 let timed_out = |_| Err(call.failed(Failure::TimedOut(self.timeout), ""));
                 match answer.unwrap_or_else(timed_out) {
-                    Err(error) if attempts > 0 && error.is_lost() => {
+                    Err(error) if attempts > 0 && error.may_pass() => {
                         tokio::time::sleep(self.timeout / 2).await;
                     }
                     answer => return answer,
@@ -644,14 +645,23 @@ impl<'r> Reply<'r> {
 }
 
 fn failure(error: &RedisError, timeout: Duration, policy: Option<String>) -> Error {
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
     let failure = match error.kind() {
         ErrorKind::Io if error.is_timeout() => Failure::TimedOut(timeout),
         ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => Failure::Unreachable,
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Failure::UnexpectedReply,
         ErrorKind::InvalidClientConfig => Failure::WrongAddress,
+        ErrorKind::Server(
+            BusyLoading | ReadOnly | MasterDown | ClusterDown | TryAgain | Moved | Ask,
+        ) => Failure::RefusedForNow,
         _ => Failure::Refused,
     };
-    StoreFailure::new(failure, policy, &error.to_string()).into()
+    // As the server has said it.
+    let said = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
+    StoreFailure::new(failure, policy, &said).into()
 }
 
 impl fmt::Debug for Redis {
