@@ -234,6 +234,36 @@ async fn no_memory_left_is_a_clear_error_and_refusals_go_on() {
     assert!(limiter.check("other").await.unwrap().is_allowed());
 }
 
+/// Whether the connection is of use is asked only where the error does not tell.
+#[tokio::test]
+async fn errors_of_the_script_itself_cost_no_second_round_trip() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]);
+    server.cli(&["ACL", "SETUSER", "api", "on", ">secret", "~tollgate:*", "+@all"]);
+    let url = format!("redis://api:secret@127.0.0.1:{}/", server.port);
+    let store = Redis::connect(&url).await.unwrap().timeout(Duration::from_secs(2));
+    let ours = limiter(store.clone());
+    admit(&ours).await;
+    server.cli(&["HSET", "tollgate:1:bucket:other", "a", "b"]);
+    server.cli(&["CONFIG", "RESETSTAT"]);
+
+    server.cli(&["SCRIPT", "FLUSH"]);
+    admit(&ours).await;
+    let wrong_type = ours.check("other").await.unwrap_err().to_string();
+    assert!(wrong_type.contains("WRONGTYPE"), "{wrong_type}");
+    let keys = limiter(store.prefix("other")).check("k").await.unwrap_err().to_string();
+    assert!(keys.contains("NOPERM"), "{keys}");
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let memory = ours.check("k").await.unwrap_err().to_string();
+    assert!(memory.contains("OOM"), "{memory}");
+    server.cli(&["ACL", "SETUSER", "api", "-evalsha"]);
+    let command = ours.check("k").await.unwrap_err().to_string();
+    assert!(command.contains("NOPERM"), "{command}");
+
+    let commands = server.cli(&["INFO", "commandstats"]);
+    assert!(commands.contains("cmdstat_evalsha"), "{commands}");
+    assert!(!commands.contains("cmdstat_ping"), "{commands}");
+}
+
 async fn connect_error(url: &str) -> Error {
     match Redis::connect(url).await {
         Ok(_) => panic!("{url} must not do"),

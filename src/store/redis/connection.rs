@@ -175,6 +175,7 @@ impl Server {
         self.is_answered(number);
         if let Err(error) = &answer
             && !error.is_io_error()
+            && !is_of_command(error)
             && (is_no_master(error) || is_of_connection(error, &mut manager).await)
         {
             self.replace(number)?;
@@ -200,6 +201,24 @@ impl Server {
 
     fn lock(&self) -> MutexGuard<'_, Numbered> {
         self.manager.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an error is about a script, a key or the memory that it takes. Then it is no error that was
+/// answered when the connection was made, as what is sent then (HELLO, AUTH, SELECT) has none of these:
+/// the connection works, and another one would be answered the same.
+fn is_of_command(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, CrossSlot, Moved, NoPerm, NoScript, TryAgain};
+    match error.kind() {
+        ErrorKind::Server(NoScript | Moved | Ask | TryAgain | CrossSlot | ClusterDown) => true,
+        // It may also be HELLO or SELECT that is not permitted.
+        ErrorKind::Server(NoPerm) => error.detail().is_some_and(|detail| {
+            ["'eval", "access a key", "access one of the keys"]
+                .iter()
+                .any(|of_script| detail.contains(of_script))
+        }),
+        ErrorKind::Extension => matches!(error.code(), Some("OOM" | "WRONGTYPE")),
+        _ => false,
     }
 }
 
