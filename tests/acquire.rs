@@ -4,14 +4,15 @@ mod common;
 
 use common::{MIDNIGHT, each_algorithm, micros, parse};
 use proptest::prelude::*;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, advance, sleep, timeout};
 use tollgate::{
-    Carry, Decision, Limiter, Live, ManualClock, Memory, Outcome, Policy, PolicyState, RateLimiter,
-    Tick, TieredMemory, TokioClock,
+    Carry, Decision, Describe, Description, Limiter, Live, ManualClock, Memory, Operation, Outcome,
+    Policy, PolicyState, RateLimiter, Tick, TieredMemory, TokioClock,
 };
 
 type Limits = Limiter<Policy, Memory<PolicyState, TokioClock>>;
@@ -306,6 +307,40 @@ async fn generic_code_waits_in_the_same_queue() {
         assert!(wait(&*limiter).await.unwrap().is_allowed());
         assert_eq!(start.elapsed(), millis(200 * n));
     }
+}
+
+/// A queue far away, which tells how things stand only after a second.
+struct Slow(Arc<Limits>);
+
+impl Describe for Slow {
+    fn describe(&self) -> Vec<Description> {
+        self.0.describe()
+    }
+}
+
+impl RateLimiter<str> for Slow {
+    type Error = Infallible;
+
+    async fn decide(&self, key: &str, operation: Operation<'_>) -> Result<Decision, Infallible> {
+        if let Operation::Peek(_) = operation {
+            sleep(millis(1_000)).await;
+        }
+        RateLimiter::decide(&*self.0, key, operation).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_waited_goes_by_the_deadline_although_nothing_is_told() {
+    let slow = Slow(limiter("leaky_bucket 10/s capacity 5"));
+    let start = Instant::now();
+    assert!(slow.0.check("k").is_allowed());
+    let granted = slow.acquire("k").within(millis(150)).await.unwrap();
+    assert_eq!((granted.outcome(), granted.granted()), (Outcome::Allowed, 1));
+    assert_eq!(start.elapsed(), millis(150));
+    // Its place is kept.
+    assert_eq!(slow.0.peek("k").remaining(), 4);
+    let granted = slow.acquire("k").await.unwrap();
+    assert_eq!((granted.outcome(), granted.remaining()), (Outcome::Allowed, 5));
 }
 
 /// 1,000 wait for one key, and some of them give up.

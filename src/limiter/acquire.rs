@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::time::Duration;
 use std::{fmt, mem};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Waits for units of a key: `limiter.acquire("alice").await`.
 ///
@@ -28,6 +28,10 @@ use tokio::time::{Instant, sleep};
 ///
 /// A [`LeakyBucket`](crate::LeakyBucket)'s delay is waited for too, and is in time or not. In Redis it
 /// is known only once the place in that queue is taken, which is then given back.
+///
+/// With a deadline it does not begin to ask for units any later than then. What it has asked for may
+/// have been taken, so it waits for the answer, which may come later than the deadline by as much as
+/// the store may take: in Redis its timeout, or 6.5 times that where a place is taken and given back.
 ///
 /// Whoever drops the future leaves the queue, and gives back a place in a leaky bucket's. (In Redis,
 /// what is being asked for at that moment may be charged all the same.) A future that was polled once
@@ -62,12 +66,13 @@ pub struct Acquire<'a, K: ?Sized, L: RateLimiter<K>, O> {
 }
 
 impl<K: ?Sized, L: RateLimiter<K>, O> Acquire<'_, K, L, O> {
-    /// Waits no longer than until then, by [tokio's clock](tokio::time::Instant).
+    /// Waits no longer than until then, by [tokio's clock](tokio::time::Instant), and for the answer to
+    /// what it has asked for by then.
     pub fn until(self, deadline: Instant) -> Self {
         Self { deadline: Some(deadline), ..self }
     }
 
-    /// Waits no longer than that from now.
+    /// Waits no longer than that from now; see [`until`](Self::until).
     pub fn within(self, longest: Duration) -> Self {
         Self { deadline: Instant::now().checked_add(longest), ..self }
     }
@@ -121,9 +126,14 @@ where
                 let give_back =
                     OnDrop(|| limiter.decide_later(key, Operation::Settle(0, &receipt)));
                 sleep(delay).await;
-                // If it cannot be told how things stand by now, it may go all the same.
-                let standing = limiter.decide(key, Operation::Peek(0)).await;
+                // If it cannot be told in time how things stand by now, it may go all the same.
+                let peek = limiter.decide(key, Operation::Peek(0));
+                let standing = match deadline {
+                    Some(deadline) => timeout_at(deadline, peek).await.ok(),
+                    None => Some(peek.await),
+                };
                 mem::forget(give_back);
+                let standing = standing.and_then(Result::ok);
                 let standing =
                     standing.unwrap_or(Decision { outcome: Outcome::Allowed, ..decision });
                 return Ok(Decision { granted: decision.granted, ..standing });
