@@ -8,13 +8,16 @@ mod in_turn;
 
 use governor::RateLimiter as Governor;
 use in_turn::{compare, is_wanted, print_head, repeat, uniform, uniform_numbers};
+use spin::mutex::SpinMutex;
 use std::fmt::Write;
 use std::hash::Hash;
 use std::hint::{black_box, spin_loop};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
-use tollgate::{Clock, CoarseClock, Limiter, MonotonicClock, Quota, TokenBucket};
+use tollgate::{
+    BucketState, Clock, CoarseClock, Limiter, MonotonicClock, Operation, Quota, TokenBucket,
+};
 
 /// So slow that what is taken within a run does not come back, and no key is dropped; so large that it is
 /// there for each of 1,000 keys, and without keys.
@@ -104,6 +107,32 @@ fn keyed<K: Hash + Eq + Clone + Default + Send + Sync>(
             }),
             ("governor", &|_, n| {
                 uniform(count, n, &make, |key| assert!(governor.check_key(key).is_ok()))
+            }),
+        ],
+    );
+}
+
+/// What no limiter does without: the clock, and each key's state, locked by an atomic beside it. Here it is
+/// found by its number: nothing is hashed or searched, and there can be no other keys.
+fn floor(count: u64) {
+    let (clock, bucket) = (MonotonicClock::default(), generous());
+    let states: Vec<_> = (0..count).map(|_| SpinMutex::<_>::new(BucketState::default())).collect();
+    let governor = Governor::keyed(governors_generous());
+    let ask = |key: &u64| {
+        let state = &mut *states[usize::try_from(*key).unwrap()].lock();
+        assert!(Operation::Check(1).apply(&bucket, state, clock.now()).is_allowed());
+    };
+    for key in 0..count {
+        ask(&key);
+        assert!(governor.check_key(&key).is_ok());
+    }
+    compare(
+        &format!("{count} floor"),
+        &[1, 2],
+        &[
+            ("clock, state and its lock", &|_, n| uniform_numbers(count, n, ask)),
+            ("governor", &|_, n| {
+                uniform_numbers(count, n, |key| assert!(governor.check_key(key).is_ok()))
             }),
         ],
     );
@@ -227,6 +256,7 @@ fn main() {
         *key = Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number) << 64).into();
     });
     denied(100_000);
+    floor(100_000);
     flood(100_000);
     if is_wanted("stalls") {
         stalls(5_000_000);
