@@ -68,11 +68,7 @@ impl Operation<'_> {
         let now = now.min(Tick::MAX);
         match self {
             Self::Check(n) => return check(algorithm, state, n, now),
-            Self::Peek(n) => {
-                let room = algorithm.room(state, now);
-                let outcome = verdict(foretell(algorithm, state, n, room, now));
-                return charge(algorithm, state, outcome, n, 0, now);
-            }
+            Self::Peek(n) => return peek(algorithm, state, n, now),
             Self::TakeUpTo(n) => {
                 let room = algorithm.room(state, now);
                 let available = n.min(room);
@@ -119,6 +115,12 @@ fn check<A: Algorithm>(algorithm: &A, state: &mut A::State, n: u64, now: Tick) -
     let outcome = verdict((wait, delay));
     let granted = if outcome.admits() { n } else { 0 };
     tell(algorithm, state, outcome, n, granted, standing, now)
+}
+
+/// What a check of `n` units would be answered, without taking any: for one that is refused, its answer.
+pub(crate) fn peek<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, now: Tick) -> Decision {
+    let outcome = verdict(foretell(algorithm, state, n, algorithm.room(state, now), now));
+    tell(algorithm, state, outcome, n, 0, algorithm.standing(state, now), now)
 }
 
 /// Takes what is granted, and tells how things stand then.

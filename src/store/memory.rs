@@ -1,8 +1,7 @@
 use super::key_hasher::KeyHasher;
-use super::lock::Lock;
 #[cfg(feature = "tokio")]
 use super::queue::{self, Queued, Queues};
-use super::read_mostly::ReadMostly;
+use super::read_mostly::{ReadGuard, ReadMostly};
 use super::shard::{KEYS_PER_TABLE, Shard};
 #[cfg(feature = "serde")]
 use super::snapshot::Snapshot;
@@ -14,7 +13,7 @@ use crate::decision::{Decision, Outcome};
 use crate::error::{Error, Kind};
 #[cfg(feature = "tokio")]
 use crate::limiter::Limits;
-use crate::operation::Operation;
+use crate::operation::{Operation, peek};
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::hash::Hash;
@@ -49,8 +48,8 @@ pub struct Memory<T, C = MonotonicClock> {
 struct Cap<T> {
     max_keys: usize,
     keys: AtomicUsize,
-    /// The one state of all keys that there is no room for.
-    shared: Lock<T>,
+    /// The one state of all keys that there is no room for. When it is spent, it is only looked at.
+    shared: ReadMostly<T>,
 }
 
 /// New keys keep others from being decided on within a shard only.
@@ -123,7 +122,8 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     pub fn max_keys(self, keys: usize) -> Self {
         assert!(keys > 0, "a store must be for one key at least");
         let len = AtomicUsize::new(self.len_now());
-        let shared = self.cap.map(|cap| cap.shared).unwrap_or_default();
+        let shared = self.cap.map(|cap| cap.shared);
+        let shared = shared.unwrap_or_else(|| ReadMostly::new(T::default()));
         let cap = Cap { max_keys: keys, keys: len, shared };
         // Room is looked for in two tables: where there are few keys, that should be most of them.
         let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(self.shards.len());
@@ -167,7 +167,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let shard = self.shard(fingerprint).read();
         match (shard.lock(fingerprint), &self.cap) {
             (Some(state), _) => state.clone(),
-            (None, Some(cap)) => cap.shared.lock().clone(),
+            (None, Some(cap)) => cap.shared.read().clone(),
             (None, None) => T::default(),
         }
     }
@@ -187,10 +187,9 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         if let Some(mut state) = place.try_lock() {
             return operation.apply(algorithm, &mut state, now);
         }
-        drop(shard);
         let decision = match operation {
-            Operation::Check(n) => self.check_slowly(algorithm, fingerprint, n, now),
-            _ => self.apply_slowly(algorithm, fingerprint, operation, now),
+            Operation::Check(n) => self.check_slowly(algorithm, fingerprint, n, now, shard),
+            _ => self.apply_slowly(algorithm, fingerprint, operation, now, shard),
         };
         decision.apart()
     }
@@ -204,8 +203,9 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         fingerprint: u64,
         n: u64,
         now: Tick,
+        shard: ReadGuard<'_, Shard<T>>,
     ) -> Decision {
-        self.apply_slowly(algorithm, fingerprint, Operation::Check(n), now)
+        self.apply_slowly(algorithm, fingerprint, Operation::Check(n), now, shard)
     }
 
     /// For a key whose state is not found at once, as it has none, or as somebody else has it.
@@ -216,19 +216,18 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         fingerprint: u64,
         operation: Operation<'_>,
         now: Tick,
+        shard: ReadGuard<'_, Shard<T>>,
     ) -> Decision {
         let now = now.min(Tick::MAX);
         let lock_and_apply = |shard: &Shard<T>| {
             let mut state = shard.lock(fingerprint)?;
             Some(operation.apply_out_of_line(algorithm, &mut state, now))
         };
-        let shard = self.shard(fingerprint);
-        let told = {
-            let shard = shard.read();
-            lock_and_apply(&shard).or_else(|| self.apply_to_none(algorithm, operation, now, &shard))
-        };
+        let told = lock_and_apply(&shard)
+            .or_else(|| self.apply_to_none(algorithm, operation, now, &shard));
+        drop(shard);
         told.unwrap_or_else(|| {
-            shard.write(|shard| {
+            self.shard(fingerprint).write(|shard| {
                 lock_and_apply(shard)
                     .unwrap_or_else(|| self.insert(algorithm, fingerprint, operation, now, shard))
             })
@@ -277,7 +276,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let mut state = match &self.cap {
             None => T::default(),
             Some(cap) if cap.reserve(shard, |shard| shard.make_room(fingerprint, now, keep)) => {
-                cap.shared.lock().clone()
+                cap.shared.read().clone()
             }
             Some(cap) => return cap.apply(algorithm, operation, now),
         };
@@ -337,7 +336,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             });
         }
         // After the states: what a key has taken here, before it got a place, is here or there.
-        let shared = self.cap.as_ref().map(|cap| cap.shared.lock().clone());
+        let shared = self.cap.as_ref().map(|cap| cap.shared.read().clone());
         Snapshot::new(&self.hasher, dropped_at, shared, states)
     }
 
@@ -347,7 +346,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let hasher = snapshot.hasher()?;
         let Snapshot { dropped_at, shared, states, .. } = snapshot;
         let keys = AtomicUsize::new(states.len());
-        let with_cap = |shared| Cap { max_keys: usize::MAX, keys, shared: Lock::new(shared) };
+        let with_cap = |shared| Cap { max_keys: usize::MAX, keys, shared: ReadMostly::new(shared) };
         let store = Self { hasher, cap: shared.map(with_cap), ..Self::new(clock) };
         for shard in &store.shards {
             shard.write(|shard| shard.dropped_at = dropped_at.min(Tick::MAX));
@@ -418,7 +417,7 @@ impl<T: Clone + Default + Send + Sync, C: Clock> States for Memory<T, C> {
             });
         }
         if let Some(cap) = &self.cap {
-            change(&mut cap.shared.lock(), self.clock.now().min(Tick::MAX));
+            cap.shared.write(|state| change(state, self.clock.now().min(Tick::MAX)));
         }
     }
 }
@@ -446,7 +445,13 @@ impl<T: Default> Cap<T> {
     where
         A: Algorithm<State = T>,
     {
-        operation.apply_out_of_line(algorithm, &mut self.shared.lock(), now)
+        if let Operation::Check(n) = operation {
+            let told = peek(algorithm, &self.shared.read(), n, now);
+            if !told.is_allowed() {
+                return told;
+            }
+        }
+        self.shared.write(|state| operation.apply_out_of_line(algorithm, state, now))
     }
 
     fn recount(&self, before: usize, after: usize) {
