@@ -87,6 +87,16 @@ impl Decision {
         }
     }
 
+    /// The same, where it is a refusal, for somebody to whom asking any sooner is no use.
+    #[cfg(all(feature = "memory", feature = "tokio"))]
+    pub(crate) fn denied_for_at_least(self, retry_after: Duration) -> Self {
+        let outcome = match self.outcome {
+            Outcome::Denied(wait) => Outcome::Denied(wait.max(retry_after)),
+            outcome => outcome,
+        };
+        Self { outcome, ..self }
+    }
+
     /// The verdict.
     pub const fn outcome(&self) -> Outcome {
         self.outcome

@@ -279,6 +279,21 @@ async fn a_leaky_buckets_delay_is_foreseen() {
     assert_eq!((granted.outcome(), start.elapsed()), (Outcome::Allowed, millis(1_000)));
 }
 
+/// What a refusal tells is when the same call would be in time, room in the queue or not.
+#[tokio::test(start_paused = true)]
+async fn a_leaky_buckets_refusal_tells_when_the_deadline_would_do() {
+    for (queued, told) in [(2, 300), (3, 500)] {
+        let limiter = limiter("leaky_bucket 5/s capacity 3");
+        assert!(limiter.check_n("k", queued).is_allowed());
+        let ask = async || limiter.acquire("k").within(millis(100)).await;
+        assert_eq!(ask().await.outcome(), Outcome::Denied(millis(told)), "{queued}");
+        advance(millis(told) - Duration::from_micros(1)).await;
+        assert!(!ask().await.is_allowed(), "{queued}");
+        advance(Duration::from_micros(1)).await;
+        assert!(ask().await.is_allowed(), "{queued}");
+    }
+}
+
 /// Whoever would have to wait too long has no units, and whoever has waited is told how things stand then.
 #[tokio::test(start_paused = true)]
 async fn a_leaky_buckets_queue_tells_how_things_stand_when_it_answers() {

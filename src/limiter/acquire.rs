@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// What it returns is admitted, unless that is no use: a cost above the limit is
 /// [`Never`](Outcome::Never), and with a deadline, what would come later is
 /// [`Denied`](Outcome::Denied) at once and charged nothing, with the wait that it would have taken,
-/// those before it included. A key that is [blocked](crate::Exceptions) is denied at once.
+/// those before it included; for a [`LeakyBucket`](crate::LeakyBucket) that delays, with the time after
+/// which the same deadline, as long from then, would do. A key that is [blocked](crate::Exceptions) is denied at once.
 ///
 /// **In process** those who wait for one key are served in the order in which they came, each when
 /// there are units for it, and nobody else takes any as long as somebody waits. At most

@@ -388,9 +388,9 @@ fn enter<S: Queued<A>, A: Algorithm>(
         return Ok(asked.take(store, algorithm, now));
     }
     // What a queue of an algorithm's own adds to the wait counts too.
-    let in_time = |go_at: Option<Tick>| {
-        let wait = go_at.map_or(0, |go_at| go_at.micros_since(now));
-        longest.is_none_or(|longest| Duration::from_micros(wait) <= longest)
+    let lateness = |go_at: Option<Tick>| {
+        let wait = Duration::from_micros(go_at.map_or(0, |go_at| go_at.micros_since(now)));
+        longest.and_then(|longest| wait.checked_sub(longest)).filter(|late| !late.is_zero())
     };
     let place = |queue: &mut Queue<A::State>| {
         let ticket = queues.next_ticket.fetch_add(1, Relaxed);
@@ -404,8 +404,8 @@ fn enter<S: Queued<A>, A: Algorithm>(
             match decision.outcome {
                 Outcome::Denied(_) if queues.max_waiters > 0 => {
                     let mut behind = Behind { state: store.state(fingerprint), at: now };
-                    if !in_time(behind.take(algorithm, n)) {
-                        return Ok(decision);
+                    if let Some(late) = lateness(behind.take(algorithm, n)) {
+                        return Ok(decision.denied_for_at_least(late));
                     }
                     queues.len.fetch_add(1, Relaxed);
                     let queue =
@@ -422,8 +422,8 @@ fn enter<S: Queued<A>, A: Algorithm>(
                 Outcome::Denied(_) if queue.waiters.len() < queues.max_waiters => {
                     let behind = queue.behind(algorithm, || store.state(fingerprint), now);
                     let mut after = behind.clone();
-                    if !in_time(after.take(algorithm, n)) {
-                        return Ok(refused);
+                    if let Some(late) = lateness(after.take(algorithm, n)) {
+                        return Ok(refused.denied_for_at_least(late));
                     }
                     *behind = after;
                     place(queue)
