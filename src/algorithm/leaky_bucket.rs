@@ -13,7 +13,8 @@ use crate::quota::Quota;
 /// not fit is refused.
 /// [Wikipedia](https://en.wikipedia.org/wiki/Leaky_bucket#As_a_queue) has the algorithm.
 ///
-/// It is for the caller to wait: sleep for [`Decision::delay`](crate::Decision::delay), then go.
+/// It is for the caller to wait: sleep for [`Decision::delay`](crate::Decision::delay), then go; or
+/// let `acquire` (feature `tokio`) wait.
 ///
 /// With [`nodelay`](Self::nodelay) whoever fits may go at once: the leaky bucket as a meter,
 /// which admits what a [`TokenBucket`](super::TokenBucket) of that burst admits.

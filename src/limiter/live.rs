@@ -12,7 +12,9 @@ use std::sync::Arc;
 pub enum Carry {
     /// They stay used: of 100 with 60 used, 200 leave 140 and 20 leave none. What was used beyond
     /// the new limit is a debt: see [`Limiter::debit`](super::Limiter::debit). In a
-    /// [`Policy`](crate::Policy), a limit is told from others by its name, or else by its text.
+    /// [`Policy`](crate::Policy), a limit is told from others by its name, or else by its text; of those
+    /// that have changed, the first stands for the first, if there are as many: to swap two without
+    /// names swaps what they have used.
     ///
     /// What says nothing any more under the limits that hold may be forgotten when its place is
     /// needed: after a second of 10 a second, 1,000 a day may be fresh again for some keys. A

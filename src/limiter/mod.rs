@@ -279,7 +279,8 @@ impl<A: Algorithm, S> Limiter<Live<A>, S> {
     }
 
     /// Replaces the limits, from the next decision on. What is used stays used: see
-    /// [`Carry::AsIs`].
+    /// [`Carry::AsIs`]. In a [`Policy`](crate::Policy) of several limits give each a name, as those without one
+    /// whose numbers change are known by their order only.
     ///
     /// In Redis, other instances may still decide by the old limits for a while, and a limit of
     /// another algorithm starts anew; a [`Policy`](crate::Policy) in process carries on there too.

@@ -7,7 +7,8 @@ use std::ops::Deref;
 
 /// Units that are taken as an estimate, to be [settled](Self::settle) when the true cost is known.
 ///
-/// A reservation that is dropped gives its units back. Whatever is given back goes where it was taken
+/// A reservation that is dropped gives its units back, also by a request that is cancelled, or panics: once
+/// something is under way that will cost, settle with the estimate rather than let it drop. Whatever is given back goes where it was taken
 /// from: what no longer counts there is not given to anybody. Units that were refused are not held, as
 /// [`decision`](Self::decision) tells: to settle such a reservation charges the whole cost.
 ///

@@ -103,6 +103,8 @@ impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
     /// The same, with the units that a request costs told by `cost`: a closure from
     /// `&Request<_>` to a `u64`. A cost of 0 is always admitted.
     ///
+    /// The type of the request must be told: in axum it is `&axum::extract::Request`.
+    ///
     /// ```
     /// use http::Request;
     /// # use tollgate::tower::RateLimitLayer;
@@ -231,7 +233,8 @@ impl<L: Describe, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// use tollgate::tower::RateLimitLayer;
     /// use tollgate::{Limiter, Policy};
     ///
-    /// /// A body that is sent in chunks does not tell its length: it must be limited as it is read.
+    /// /// A body that is sent in chunks does not tell its length, and costs nothing here: answer such a
+    /// /// request by 411 (Length Required), or charge what is read of it.
     /// fn content_length<B>(request: &Request<B>) -> u64 {
     ///     let length = request.headers().get(CONTENT_LENGTH);
     ///     length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
