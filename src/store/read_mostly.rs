@@ -29,20 +29,12 @@ impl<T> ReadMostly<T> {
         ReadGuard { value: self.value.get(), _held: held }
     }
 
-    pub(super) fn write<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        self.write_behind(&self.locks, change)
-    }
-
-    /// Takes these locks, one after the other, and changes the value.
     #[allow(unsafe_code)]
-    fn write_behind<R>(&self, locks: &[Lock<()>], change: impl FnOnce(&mut T) -> R) -> R {
-        if let [first, others @ ..] = locks {
-            let _held = first.lock();
-            return self.write_behind(others, change);
-        }
+    pub(super) fn write<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        let _held = self.locks.each_ref().map(Lock::lock);
         let value = self.value.get_mut();
-        // SAFETY: all locks are held, by the calls that this one is within, until `change` is done;
-        // everybody else needs one of them for a reference to the value.
+        // SAFETY: all locks are held until `change` is done; everybody else needs one of them for a
+        // reference to the value.
         change(unsafe { value.deref() })
     }
 }

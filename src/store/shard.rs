@@ -15,6 +15,8 @@ pub(super) struct Shard<T> {
     /// The bits that choose between the tables, when each of the first power of two is split.
     mask: usize,
     len: usize,
+    /// How many keys have come in so far.
+    insertions: u64,
     /// The latest instant at which states were dropped. They are fresh from there on, but need
     /// not be so at an earlier one: for keys without a state, time has come that far.
     pub(super) dropped_at: Tick,
@@ -44,6 +46,11 @@ impl<T> Shard<T> {
 
     pub(super) const fn len(&self) -> usize {
         self.len
+    }
+
+    /// Where this is what it was, no key has a state that had none.
+    pub(super) const fn insertions(&self) -> u64 {
+        self.insertions
     }
 
     #[inline(always)]
@@ -87,6 +94,7 @@ impl<T: Default> Shard<T> {
             tables: vec![Table::default(), Table::default()],
             mask: 0b11,
             len: 0,
+            insertions: 0,
             dropped_at,
             looked_at: Tick::default(),
         }
@@ -111,6 +119,7 @@ impl<T: Default> Shard<T> {
             }
         }
         self.len += 1;
+        self.insertions += 1;
         let index = self.table_index(fingerprint);
         if let Some(dropped) = self.tables[index].insert(tag(fingerprint), state, keep) {
             self.dropped(dropped, now);
@@ -139,7 +148,7 @@ impl<T: Default> Shard<T> {
         }
         self.dropped(dropped, now);
         if self.len == 0 {
-            *self = Self::new(self.dropped_at);
+            *self = Self { insertions: self.insertions, ..Self::new(self.dropped_at) };
         }
     }
 

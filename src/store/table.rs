@@ -11,7 +11,7 @@ use wide::{CmpEq, i8x16};
 /// allows: linear probing in order, after
 /// [Amble and Knuth](https://doi.org/10.1093/comjnl/17.2.135). So the table can be more than nine
 /// tenths full, a search for what is not there ends at the first larger tag, and the table grows by a
-/// tenth at a time.
+/// seventh at a time.
 ///
 /// How far behind, no processor can foresee. So what is there is found by its mark, without a branch:
 /// sixteen of them are compared at once.
@@ -117,7 +117,9 @@ impl<T: Default> Table<T> {
         keep: impl Fn(&T) -> bool,
     ) -> Option<usize> {
         let Err(slot) = self.put(Slot::new(tag, state)) else { return None };
-        let dropped = self.sweep(keep);
+        // Where keys only come in, there is nothing to sweep.
+        let drops_any = !self.iter_mut().all(|(_, state)| keep(state));
+        let dropped = if drops_any { self.sweep(keep) } else { 0 };
         // So much room that the next sweep is as many keys away as this one has cost.
         let wanted = homes_for(self.len + 1);
         let homes = if wanted < self.homes / 4 { self.homes / 2 } else { wanted.max(self.homes) };
@@ -141,9 +143,10 @@ impl<T: Default> Table<T> {
         let first = home + before;
         let mut behind = self.slots[first..].iter_mut();
         let Some(moved) = behind.position(|slot| slot.tag() == VACANT) else { return Err(slot) };
-        self.slots[first..=first + moved].rotate_right(1);
-        self.slots[first] = slot;
-        self.marks[first..=first + moved].rotate_right(1);
+        for place in &mut self.slots[first..=first + moved] {
+            std::mem::swap(place, &mut slot);
+        }
+        self.marks.copy_within(first..first + moved, first + 1);
         self.marks[first] = mark(tag);
         self.len += 1;
         Ok(())
@@ -248,9 +251,9 @@ const fn places_for(homes: u32) -> usize {
     (homes + homes.div_ceil(32)) as usize
 }
 
-/// Places in proportion for so many keys: five sixths of them will be taken.
+/// Places in proportion for so many keys: four fifths of them will be taken.
 const fn homes_for(len: u32) -> u32 {
-    (len * 6 / 5 + 1).next_multiple_of(4)
+    (len * 5 / 4 + 1).next_multiple_of(4)
 }
 
 #[cfg(test)]
