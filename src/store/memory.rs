@@ -32,7 +32,7 @@ use tokio::time::Instant;
 /// There is no background thread. The states are in small tables; when one of them is full, the
 /// states in it that say nothing any more (an idle key's, once all that it took has come back)
 /// make room for new ones, and only if that frees too little it grows: memory follows the keys
-/// that are in use. With a bucket or a fixed window, a key takes 31 to 32 bytes.
+/// that are in use. With a bucket or a fixed window, a key takes 31 bytes.
 pub struct Memory<T, C = MonotonicClock> {
     /// A power of two of them.
     shards: Box<[ReadMostly<Shard<T>>]>,

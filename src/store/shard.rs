@@ -26,7 +26,7 @@ pub(super) struct Shard<T> {
 
 /// A shard has so many tables that each holds about as many keys, up to twice as many: few enough
 /// to build one anew within microseconds.
-pub(super) const KEYS_PER_TABLE: usize = 128;
+pub(super) const KEYS_PER_TABLE: usize = 256;
 
 /// The lowest 16 bits of a fingerprint choose the table.
 const MAX_TABLES: usize = 1 << 16;

@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn nearly_all_is_found_by_its_mark() {
         let (mut seed, mut asked, mut found) = (1, 0, 0);
-        let (tables, keys) = if cfg!(miri) { (1, 64) } else { (100, 256) };
+        let (tables, keys) = if cfg!(miri) { (1, 64) } else { (50, 512) };
         for _ in 0..tables {
             let (mut table, mut tags) = (Table::default(), Vec::new());
             for _ in 0..keys {
