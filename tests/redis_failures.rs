@@ -156,6 +156,37 @@ async fn what_is_answered_while_connecting_is_not_answered_for_ever() {
     recovered(&limiter).await;
 }
 
+/// As where each test has a runtime of its own, and all of them one store.
+#[test]
+fn a_store_outlives_the_runtime_that_it_was_made_on() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let port = free_port();
+    let first = runtime();
+    let lazy = || Redis::connect_lazy(&format!("redis://127.0.0.1:{port}/")).unwrap();
+    let stores: Vec<Redis> = first.block_on(async { (0..20).map(|_| lazy()).collect() });
+    for store in &stores {
+        // Less than the pause before it connects again.
+        let limiter = limiter(store.clone().timeout(Duration::from_millis(3)));
+        let _ = first.block_on(limiter.check("k")).unwrap_err();
+    }
+    drop(first);
+
+    let second = runtime();
+    let limiters = stores.into_iter().map(|store| limiter(store.timeout(Duration::from_secs(2))));
+    let limiters: Vec<TokenLimiter> = limiters.collect();
+    for limiter in &limiters {
+        let error = second.block_on(limiter.check("k")).unwrap_err();
+        assert!(error.is_unreachable(), "{error}");
+    }
+    let _server = Server::start_on(port, &[], &[]);
+    limiters.iter().for_each(|limiter| second.block_on(recovered(limiter)));
+    drop(second);
+
+    // All is well, and goes on.
+    let third = runtime();
+    limiters.iter().for_each(|limiter| third.block_on(admit(limiter)));
+}
+
 /// As where something in between has forgotten it.
 #[tokio::test]
 async fn a_connection_on_which_nothing_is_answered_is_left() {

@@ -12,6 +12,7 @@ use redis::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 #[derive(Clone)]
@@ -39,12 +40,23 @@ struct Numbered {
     since: Instant,
     /// When the first of the commands was sent that were sent since the last answer.
     unanswered_since: Option<Instant>,
+    /// Closed when the runtime that it was made on is gone.
+    runtime: oneshot::Sender<()>,
 }
 
 impl Numbered {
     fn new(client: &Client, number: u64) -> RedisResult<Self> {
         let manager = lazy_manager(client)?;
-        Ok(Self { manager, number, since: Instant::now(), unanswered_since: None })
+        let (runtime, end) = oneshot::channel();
+        tokio::spawn(end);
+        Ok(Self { manager, number, since: Instant::now(), unanswered_since: None, runtime })
+    }
+
+    /// Whether nothing is to be hoped from it. A runtime takes its connections with it, and to wait for
+    /// an attempt to connect that was begun on it would be a panic.
+    fn is_lost(&self) -> bool {
+        self.runtime.is_closed()
+            || self.unanswered_since.is_some_and(|since| since.elapsed() >= LONGEST_SILENCE)
     }
 }
 
@@ -158,7 +170,7 @@ impl Server {
     /// The manager to send a command by, and its number.
     fn manager(&self) -> RedisResult<(ConnectionManager, u64)> {
         let mut current = self.lock();
-        if current.unanswered_since.is_some_and(|since| since.elapsed() >= LONGEST_SILENCE) {
+        if current.is_lost() {
             *current = Numbered::new(&self.client, current.number + 1)?;
         }
         current.unanswered_since.get_or_insert_with(Instant::now);
