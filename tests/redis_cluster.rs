@@ -266,6 +266,13 @@ fn connections_received(node: &Server) -> u64 {
     received.unwrap().trim().parse().unwrap()
 }
 
+/// How often a node was asked which slots are where.
+fn maps_told(node: &Server) -> u64 {
+    let stats = node.cli(&["INFO", "commandstats"]);
+    let told = stats.lines().find_map(|line| line.strip_prefix("cmdstat_cluster|slots:calls="));
+    told.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+}
+
 /// A slot without keys that moves from one node to another.
 struct Move {
     slot: String,
@@ -275,9 +282,8 @@ struct Move {
 }
 
 impl Move {
-    /// Of the slot of a key that has this hash tag.
-    fn new(tag: &str) -> Self {
-        let source = lone_node(&[]);
+    /// Of the slot of a key that has this hash tag, from a cluster of one node.
+    fn new(tag: &str, source: Server) -> Self {
         let target = empty_node_beside(&source);
         let slot = source.cli(&["CLUSTER", "KEYSLOT", tag]);
         let ids = [&source, &target].map(|node| node.cli(&["CLUSTER", "MYID"]));
@@ -307,7 +313,7 @@ impl Move {
 async fn a_new_nodes_first_slot_is_in_reach_while_it_moves() {
     const CALLERS: u64 = 512;
     const CALLS: u64 = 20;
-    let moved = Arc::new(Move::new("{moves}"));
+    let moved = Arc::new(Move::new("{moves}", lone_node(&[])));
     let store = Redis::connect_cluster(&[&moved.source.url()]).await.unwrap();
     let store = store.prefix("{moves}").timeout(Duration::from_secs(10));
     let limiter: Limiter<Policy, _> = Limiter::with_store("1000000/d".parse().unwrap(), store);
@@ -343,10 +349,67 @@ async fn a_new_nodes_first_slot_is_in_reach_while_it_moves() {
     assert_eq!(charged().await, 3 * CALLERS * CALLS);
 }
 
+/// A slot with many keys moves for a while, and its owner is the same until then.
+#[tokio::test]
+async fn while_a_slot_moves_nothing_is_learned_or_connected_anew() {
+    let moved = Move::new("{moves}", lone_node(&[]));
+    let store = Redis::connect_cluster(&[&moved.source.url()]).await.unwrap();
+    let store = store.prefix("{moves}").timeout(Duration::from_secs(5));
+    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let reservation = limiter.reserve("stays", 10).await.unwrap();
+    moved.begin();
+    assert_eq!(limiter.check("k").await.unwrap().remaining(), 99);
+    let told = || [&moved.source, &moved.target].map(maps_told);
+    let before = (told(), connections_received(&moved.target));
+
+    // The one is answered by ASK; the other, with a key that has not moved and one that is new, by
+    // TRYAGAIN.
+    let asks = async {
+        for left in (39..99).rev() {
+            assert_eq!(limiter.check("k").await.unwrap().remaining(), left);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // To ask for both is a connection each.
+        assert_eq!((told(), connections_received(&moved.target) - 2), before);
+        // The slot moves with its keys.
+        let key = moved.source.cli(&["KEYS", "*"]);
+        let target = moved.target.port.to_string();
+        let migrated = moved.source.cli(&["MIGRATE", "127.0.0.1", &target, &key, "0", "5000"]);
+        assert_eq!(migrated, "OK");
+        moved.finish();
+    };
+    let (settled, ()) = tokio::join!(reservation.settle(2), asks);
+    assert_eq!(settled.unwrap().remaining(), 98);
+}
+
+/// As where the node has another password now, or something else has its address.
+#[tokio::test]
+async fn a_node_that_does_not_let_us_in_is_left_for_the_one_that_has_the_slot() {
+    let proxy = Proxy::start(Upstream::None).await;
+    let port = proxy.port.to_string();
+    let announced = ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", &port];
+    let moved = Move::new("k", lone_node(&announced));
+    proxy.lead_to(Upstream::Server(moved.source.port));
+    let urls = [proxy.url(), moved.target.url()];
+    let store = Redis::connect_cluster(&[&urls[0], &urls[1]]).await.unwrap();
+    let store = store.prefix("{k}").timeout(Duration::from_secs(2));
+    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    assert_eq!(limiter.peek("k").await.unwrap().remaining(), 100);
+
+    moved.finish();
+    proxy.lead_to(Upstream::None);
+    moved.source.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let start = Instant::now();
+    while let Err(error) = limiter.check("k").await {
+        assert!(start.elapsed() < Duration::from_secs(10), "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A connection that was given to us does not find a node that owns no slots.
 #[tokio::test]
 async fn a_connection_of_ones_own_is_not_broken_by_a_node_that_it_does_not_know() {
-    let moved = Move::new("{moves}");
+    let moved = Move::new("{moves}", lone_node(&[]));
     let client = redis::cluster::ClusterClient::builder([moved.source.url()]).retries(0);
     let connection = client.build().unwrap().get_async_connection().await.unwrap();
     let store = Redis::from_cluster_connection(connection).prefix("{moves}");

@@ -1,6 +1,6 @@
 //! A way to a cluster of Redis servers that finds back by itself.
 
-use super::connection::{CONNECTION_TIMEOUT, Server, server_info};
+use super::connection::{CONNECTION_TIMEOUT, Server, is_of_command, server_info};
 use super::key::slot_of;
 use crate::limiter::OnDrop;
 use redis::{
@@ -54,6 +54,13 @@ pub(super) fn may_be_sent_again(error: &RedisError) -> bool {
             | RetryMethod::ReconnectFromInitialConnections
             | RetryMethod::WaitAndRetry
     )
+}
+
+/// Whether another node may have the slot by now, or this one's address. Not while a slot moves (ASK,
+/// TRYAGAIN): it still has its owner.
+fn tells_of_change(error: &RedisError) -> bool {
+    use ServerErrorKind::{ClusterDown, Moved};
+    matches!(error.kind(), ErrorKind::Server(Moved | ClusterDown)) || !is_of_command(error)
 }
 
 /// The nodes, and which slots they own.
@@ -132,7 +139,7 @@ impl Cluster {
         }
     }
 
-    /// What is refused, or not answered at all, may tell of a change.
+    /// Some errors tell of a change, and so may a call that is not answered at all.
     async fn ask(self: &Arc<Self>, node: &Node, command: &Cmd, asking: bool) -> RedisResult<Value> {
         let unanswered = OnDrop(|| self.learn_soon());
         let answer = if asking {
@@ -141,7 +148,7 @@ impl Cluster {
             node.server.send(command).await
         };
         match &answer {
-            Err(error) if error.is_io_error() || may_be_sent_again(error) => drop(unanswered),
+            Err(error) if tells_of_change(error) => drop(unanswered),
             _ => mem::forget(unanswered),
         }
         answer

@@ -219,7 +219,7 @@ impl Server {
 /// Whether an error is about a script, a key or the memory that it takes. Then it is no error that was
 /// answered when the connection was made, as what is sent then (HELLO, AUTH, SELECT) has none of these:
 /// the connection works, and another one would be answered the same.
-fn is_of_command(error: &RedisError) -> bool {
+pub(super) fn is_of_command(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, ClusterDown, CrossSlot, Moved, NoPerm, NoScript, TryAgain};
     match error.kind() {
         ErrorKind::Server(NoScript | Moved | Ask | TryAgain | CrossSlot | ClusterDown) => true,
