@@ -406,6 +406,20 @@ async fn a_node_that_does_not_let_us_in_is_left_for_the_one_that_has_the_slot() 
     }
 }
 
+/// Where the nodes are to tell each other's names, and have none.
+#[tokio::test]
+async fn nodes_without_names_are_reached_by_their_addresses() {
+    let by_name = ["--cluster-preferred-endpoint-type", "hostname"];
+    let moved = Move::new("k", lone_node(&by_name));
+    let store = Redis::connect_cluster(&[&moved.source.url()]).await.unwrap();
+    let store = store.prefix("{k}").timeout(Duration::from_secs(5));
+    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    assert_eq!(limiter.peek("k").await.unwrap().remaining(), 100);
+    // A redirect tells no address.
+    moved.finish();
+    assert_eq!(limiter.check("k").await.unwrap().remaining(), 99);
+}
+
 /// A connection that was given to us does not find a node that owns no slots.
 #[tokio::test]
 async fn a_connection_of_ones_own_is_not_broken_by_a_node_that_it_does_not_know() {

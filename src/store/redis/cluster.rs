@@ -86,7 +86,7 @@ struct Map {
 }
 
 /// A host and a port.
-type Address = (String, u16);
+pub(super) type Address = (String, u16);
 
 struct Node {
     host: String,
@@ -128,11 +128,13 @@ impl Cluster {
                 return answer;
             }
             asking = matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Ask));
-            let Some((address, _)) = error.redirect_node() else {
+            let redirect = error.redirect_node();
+            let Some(address) = redirect.and_then(|(address, _)| named(address, &node.host)) else {
+                asking = false;
                 node = self.owner(slot)?;
                 continue;
             };
-            node = self.node(named(address, &node.host)?)?;
+            node = self.node(address)?;
             if !asking {
                 self.map().owners.insert(slot, Arc::clone(&node));
             }
@@ -213,16 +215,18 @@ impl Cluster {
         command.arg("SLOTS");
         let slots = timeout(CONNECTION_TIMEOUT, node.server.send(&command)).await;
         let slots = slots.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let ranges = ranges(&slots, &node.host);
-        let ranges = ranges.filter(|ranges| !ranges.is_empty()).ok_or_else(no_node)?;
         let mut map = Map::default();
-        for Range { slots, nodes } in ranges {
-            let nodes = nodes.into_iter().map(|address| Ok((address.clone(), self.node(address)?)));
-            let nodes = nodes.collect::<RedisResult<Vec<_>>>()?;
-            if let Some((_, master)) = nodes.first() {
-                map.owners.extend(slots.map(|slot| (slot, Arc::clone(master))));
+        for Range { slots, master, replicas } in ranges(&slots, &node.host).ok_or_else(no_node)? {
+            if let Some(address) = &master {
+                let master = self.node(address.clone())?;
+                map.owners.extend(slots.map(|slot| (slot, Arc::clone(&master))));
             }
-            map.nodes.extend(nodes);
+            for address in master.into_iter().chain(replicas) {
+                map.nodes.insert(address.clone(), self.node(address)?);
+            }
+        }
+        if map.owners.is_empty() {
+            return Err(no_node());
         }
         // It takes a while to drop so many, and nobody should wait for that.
         let before = mem::replace(&mut *self.map(), map);
@@ -262,18 +266,26 @@ fn address_of(info: &ConnectionInfo) -> RedisResult<Address> {
     }
 }
 
-/// The address that a node names: without a host, it is the node's own.
-pub(super) fn named(address: &str, own_host: &str) -> RedisResult<Address> {
-    let invalid = || RedisError::from((ErrorKind::Parse, "not the address of a node"));
-    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
-    let host = if host.is_empty() { own_host } else { host };
-    Ok((host.to_owned(), port.parse().map_err(|_| invalid())?))
+/// The address that a node names: without a host, it is the node's own. None where the host is not
+/// known.
+pub(super) fn named(address: &str, own_host: &str) -> Option<Address> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = match host.trim_matches(['[', ']']) {
+        "" => own_host,
+        UNKNOWN => return None,
+        host => host,
+    };
+    Some((host.to_owned(), port.parse().ok()?))
 }
 
-/// Slots, and the nodes that have them: the master first.
+/// The host of a node that has none of the kind that the cluster is to tell.
+const UNKNOWN: &str = "?";
+
+/// Slots, and the nodes that have them, where they can be reached.
 struct Range {
     slots: std::ops::RangeInclusive<u16>,
-    nodes: Vec<Address>,
+    master: Option<Address>,
+    replicas: Vec<Address>,
 }
 
 /// Reads the answer to `CLUSTER SLOTS`.
@@ -285,22 +297,35 @@ fn ranges(answer: &Value, own_host: &str) -> Option<Vec<Range>> {
             return None;
         };
         let slots = u16::try_from(*start).ok()?..=u16::try_from(*end).ok()?;
-        let nodes = nodes.iter().map(|node| node_of_range(node, own_host)).collect::<Option<_>>();
-        Some(Range { slots, nodes: nodes? })
+        let mut nodes = nodes.iter().map(|node| node_of_range(node, own_host));
+        let master = nodes.next().flatten();
+        Some(Range { slots, master, replicas: nodes.flatten().collect() })
     };
     ranges.iter().map(read).collect()
 }
 
 fn node_of_range(node: &Value, own_host: &str) -> Option<Address> {
     let Value::Array(parts) = node else { return None };
-    let [host, Value::Int(port), ..] = parts.as_slice() else { return None };
-    let host = match host {
-        Value::BulkString(host) => str::from_utf8(host).ok()?,
-        Value::SimpleString(host) => host,
-        _ => "",
+    let [host, Value::Int(port), more @ ..] = parts.as_slice() else { return None };
+    let host = match text(host)? {
+        // After the node's id there is what else is known of it.
+        UNKNOWN => more.get(1)?.as_map_iter()?.find_map(|(name, value)| {
+            let is_address = text(name) == Some("ip");
+            text(value).filter(|_| is_address)
+        })?,
+        host => host,
     };
     let host = if host.is_empty() { own_host } else { host };
     Some((host.to_owned(), u16::try_from(*port).ok()?))
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(text) => str::from_utf8(text).ok(),
+        Value::SimpleString(text) => Some(text),
+        Value::Nil => Some(""),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -315,34 +340,62 @@ mod tests {
         Value::Array([&[Value::Int(start), Value::Int(end)], nodes].concat())
     }
 
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
     #[test]
     fn a_node_without_a_host_has_that_of_the_node_that_tells() {
-        let named = node(Value::BulkString(b"other".into()), 7_001);
-        let [empty, none] = [Value::BulkString(vec![]), Value::Nil].map(|host| node(host, 7_002));
+        let named = node(bulk("other"), 7_001);
+        let [empty, none] = [bulk(""), Value::Nil].map(|host| node(host, 7_002));
         let answer = [range(0, 9, &[named, empty]), range(10, 16_383, &[none])];
         let read = ranges(&Value::Array(answer.into()), "own").unwrap();
-        let addresses = [("other", 7_001), ("own", 7_002), ("own", 7_002)];
-        let addresses = addresses.map(|(host, port)| (host.to_owned(), port));
+        let [other, own] = [("other", 7_001), ("own", 7_002)]
+            .map(|(host, port): (&str, u16)| (host.to_owned(), port));
         assert_eq!(read[0].slots, 0..=9);
-        assert_eq!(read[0].nodes, addresses[..2]);
+        assert_eq!(read[0].master, Some(other));
+        assert_eq!(read[0].replicas, std::slice::from_ref(&own));
         assert_eq!(read[1].slots, 10..=16_383);
-        assert_eq!(read[1].nodes, addresses[2..]);
-        assert_eq!(super::named(":7002", "own").unwrap(), addresses[1]);
-        assert_eq!(super::named("2001:db8::1:7", "own").unwrap(), ("2001:db8::1".to_owned(), 7));
+        assert_eq!(read[1].master, Some(own.clone()));
+        assert_eq!(super::named(":7002", "own"), Some(own));
+        for address in ["2001:db8::1:7", "[2001:db8::1]:7"] {
+            assert_eq!(super::named(address, "own"), Some(("2001:db8::1".to_owned(), 7)));
+        }
+    }
+
+    #[test]
+    fn a_node_whose_host_is_not_known_has_its_address_or_none() {
+        let unknown = |more: Value| Value::Array(vec![bulk("?"), Value::Int(7), bulk("id"), more]);
+        let known = [(bulk("hostname"), bulk("")), (bulk("ip"), bulk("127.0.0.1"))];
+        let flat = known.iter().flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
+        let own = Value::Map(vec![(bulk("ip"), bulk(""))]);
+        for (more, host) in [
+            (Value::Map(known.into()), "127.0.0.1"),
+            (Value::Array(flat), "127.0.0.1"),
+            (own, "own"),
+        ] {
+            assert_eq!(node_of_range(&unknown(more), "own"), Some((host.to_owned(), 7)));
+        }
+        // A replica is not taken for the master.
+        let nodes = [unknown(Value::Array(vec![])), node(bulk("replica"), 8)];
+        let read = ranges(&Value::Array(vec![range(0, 9, &nodes)]), "own").unwrap();
+        assert_eq!(read[0].master, None);
+        assert_eq!(read[0].replicas, [("replica".to_owned(), 8)]);
+        assert_eq!(super::named("?:7", "own"), None);
     }
 
     #[test]
     fn what_is_no_map_of_slots_is_not_read() {
-        let host = || Value::BulkString(b"host".into());
         for answer in [
             Value::Nil,
             Value::Array(vec![Value::Nil]),
-            Value::Array(vec![range(-1, 9, &[node(host(), 7_000)])]),
-            Value::Array(vec![range(0, 70_000, &[node(host(), 7_000)])]),
-            Value::Array(vec![range(0, 9, &[node(host(), 70_000)])]),
-            Value::Array(vec![range(0, 9, &[host()])]),
+            Value::Array(vec![range(-1, 9, &[node(bulk("host"), 7_000)])]),
+            Value::Array(vec![range(0, 70_000, &[node(bulk("host"), 7_000)])]),
         ] {
             assert!(ranges(&answer, "own").is_none(), "{answer:?}");
+        }
+        for no_node in [node(bulk("host"), 70_000), bulk("host")] {
+            assert_eq!(node_of_range(&no_node, "own"), None, "{no_node:?}");
         }
     }
 }

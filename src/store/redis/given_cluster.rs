@@ -1,6 +1,6 @@
 //! A connection to a cluster that the caller has made.
 
-use super::cluster::{Patience, may_be_sent_again, named};
+use super::cluster::{Address, Patience, may_be_sent_again, named};
 use super::connection::{asking, only};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::SingleNodeRoutingInfo;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 pub(super) struct GivenCluster {
     connection: ClusterConnection,
     /// Nodes that the connection does not know, and since when that is known.
-    unknown: Mutex<HashMap<String, Instant>>,
+    unknown: Mutex<HashMap<Address, Instant>>,
 }
 
 /// Until a node that the connection does not know is asked for again, as it then makes all its
@@ -33,11 +33,10 @@ impl GivenCluster {
             if !may_be_sent_again(error) || !patience.wait().await {
                 return answer;
             }
-            answer = match (error.retry_method(), error.redirect_node()) {
-                (RetryMethod::AskRedirect, Some((address, _))) => {
-                    let address = address.to_owned();
-                    self.ask_node(&address, command).await
-                }
+            let redirect = error.redirect_node();
+            let redirect = redirect.and_then(|(address, _)| named(address, ""));
+            answer = match (error.retry_method(), redirect) {
+                (RetryMethod::AskRedirect, Some(address)) => self.ask_node(address, command).await,
                 // The connection learns by such errors which slots are where.
                 _ => self.ask(command).await,
             };
@@ -49,25 +48,25 @@ impl GivenCluster {
     }
 
     /// Sends a command to the node that a key is moving to.
-    async fn ask_node(&self, address: &str, command: &Cmd) -> RedisResult<Value> {
-        if self.unknown().contains_key(address) {
+    async fn ask_node(&self, address: Address, command: &Cmd) -> RedisResult<Value> {
+        let (host, port) = address.clone();
+        if self.unknown().contains_key(&address) {
             let what = "the connection does not know the node that a slot moves to";
             let kind = ErrorKind::ClusterConnectionNotFound;
-            return Err(RedisError::from((kind, what, address.to_owned())));
+            return Err(RedisError::from((kind, what, format!("{host}:{port}"))));
         }
-        let (host, port) = named(address, "")?;
         let node = SingleNodeRoutingInfo::ByAddress { host, port };
         let mut connection = self.connection.clone();
         let answers = connection.route_pipeline(asking(command), 1, 1, node).await;
         if let Err(error) = &answers
             && error.kind() == ErrorKind::ClusterConnectionNotFound
         {
-            self.unknown().insert(address.to_owned(), Instant::now());
+            self.unknown().insert(address, Instant::now());
         }
         only(answers?)
     }
 
-    fn unknown(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+    fn unknown(&self) -> MutexGuard<'_, HashMap<Address, Instant>> {
         let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
         unknown.retain(|_, since| since.elapsed() < UNKNOWN_FOR);
         unknown
