@@ -420,6 +420,42 @@ async fn nodes_without_names_are_reached_by_their_addresses() {
     assert_eq!(limiter.check("k").await.unwrap().remaining(), 99);
 }
 
+#[tokio::test]
+async fn nodes_that_hang_are_left_for_those_that_do_not() {
+    let cluster = Cluster::start();
+    let [mut masters, replicas]: [Vec<&Server>; 2] = ["master", "slave"].map(|role| {
+        cluster.running().filter(|node| node.cli(&["ROLE"]).starts_with(role)).collect()
+    });
+    // As a name that leads to some node.
+    let proxy = Proxy::start(Upstream::Server(replicas[0].port)).await;
+    let store = Redis::connect_cluster(&[&proxy.url()]).await.unwrap();
+    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let all_answer = async |within| {
+        let start = Instant::now();
+        let mut errors = 0;
+        for key in 0..20 {
+            while let Err(error) = limiter.check(&key).await {
+                errors += 1;
+                assert!(start.elapsed() < within, "{error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        errors
+    };
+    all_answer(Duration::from_secs(5)).await;
+
+    // Its replica takes over.
+    let hanging = masters.pop().unwrap();
+    hanging.hang();
+    assert!(all_answer(Duration::from_secs(20)).await > 0);
+
+    // All of them are gone, and the name leads to one that is new.
+    masters.into_iter().chain(replicas).for_each(Server::hang);
+    let new = lone_node(&[]);
+    proxy.lead_to(Upstream::Server(new.port));
+    assert!(all_answer(Duration::from_secs(7)).await > 0);
+}
+
 /// A connection that was given to us does not find a node that owns no slots.
 #[tokio::test]
 async fn a_connection_of_ones_own_is_not_broken_by_a_node_that_it_does_not_know() {

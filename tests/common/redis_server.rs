@@ -85,6 +85,14 @@ impl Server {
         output.status.success().then(|| text.trim_end().to_owned())
     }
 
+    /// Neither answers nor ends from now on.
+    pub fn hang(&self) {
+        let info = self.cli(&["INFO", "server"]);
+        let process = info.lines().find_map(|line| line.strip_prefix("process_id:"));
+        let stop = Command::new("kill").args(["-STOP", process.unwrap()]).status().unwrap();
+        assert!(stop.success());
+    }
+
     /// Ends at once, as by a crash.
     pub fn kill(mut self) {
         self.stop();

@@ -189,18 +189,19 @@ impl Cluster {
         runtime.spawn(async move { cluster.learn().await });
     }
 
-    /// Learns which slots are where, from the first node that tells.
+    /// Learns which slots are where, from the first node that tells. After one that is known, those that
+    /// were told first are asked, as all the others may be gone.
     async fn learn(&self) -> RedisResult<()> {
-        let mut nodes: Vec<Address> = self.map().nodes.keys().cloned().collect();
-        if !nodes.is_empty() {
-            // Not the same one each time, as it may not answer.
-            #[allow(clippy::cast_possible_truncation, reason = "it is random")]
-            let random = RandomState::new().hash_one(()) as usize;
-            let length = nodes.len();
-            nodes.rotate_left(random % length);
-        }
+        // Not the same ones each time, as they may not answer.
+        let random = RandomState::new();
+        let mut known: Vec<Address> = self.map().nodes.keys().cloned().collect();
+        known.retain(|address| !self.first.contains(address));
+        known.sort_by_cached_key(|address| random.hash_one(address));
+        let mut first = self.first.clone();
+        first.sort_by_cached_key(|address| random.hash_one(address));
+        let (one, others) = known.split_at(known.len().min(1));
         let mut last = Err(no_node());
-        for address in nodes.iter().chain(&self.first) {
+        for address in one.iter().chain(&first).chain(others) {
             last = self.learn_from(address).await;
             if last.is_ok() {
                 break;
