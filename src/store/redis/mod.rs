@@ -96,6 +96,10 @@ use tokio::time::{Instant, timeout_at};
 /// cluster, a call is sent again where a node has not run it, as it is no master of the key, or the
 /// cluster is down; as long as there is time, and then that is the error.
 ///
+/// While a slot of a cluster moves, decisions on its keys go on, but nothing in it is settled: that takes
+/// two keys, for which the nodes answer `TRYAGAIN`. Where the move takes longer than a settlement is
+/// tried, that is the error, and what was reserved stays taken; also where a reservation was dropped.
+///
 /// What the server loses is free again. So **let it evict nothing** (`maxmemory-policy
 /// noeviction`): under any other policy a server that is full may drop the state of a key that has
 /// used up its limit. Where it is full and evicts nothing, calls that would take units are
