@@ -163,7 +163,7 @@ fn a_store_outlives_the_runtime_that_it_was_made_on() {
     let port = free_port();
     let first = runtime();
     let lazy = || Redis::connect_lazy(&format!("redis://127.0.0.1:{port}/")).unwrap();
-    let stores: Vec<Redis> = first.block_on(async { (0..20).map(|_| lazy()).collect() });
+    let stores: Vec<Redis> = (0..20).map(|_| lazy()).collect();
     for store in &stores {
         // Less than the pause before it connects again.
         let limiter = limiter(store.clone().timeout(Duration::from_millis(3)));
@@ -185,6 +185,19 @@ fn a_store_outlives_the_runtime_that_it_was_made_on() {
     // All is well, and goes on.
     let third = runtime();
     limiters.iter().for_each(|limiter| third.block_on(admit(limiter)));
+}
+
+/// Each call alone does not wait long enough for it.
+#[tokio::test]
+async fn a_connection_that_takes_long_is_there_for_the_next_call_however_late() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(Upstream::Late(server.port)).await;
+    let store = Redis::connect_lazy(&proxy.url()).unwrap().timeout(Duration::from_millis(500));
+    let limiter = limiter(store);
+    let error = limiter.check("k").await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    admit(&limiter).await;
 }
 
 /// As where something in between has forgotten it.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -16,6 +17,8 @@ pub enum Upstream {
     BreaksOff(u16),
     /// The same, but a connection on which something is sent meanwhile is never answered again.
     Mute(u16),
+    /// The same, but a second and a half after it is connected to.
+    Late(u16),
 }
 
 pub struct Proxy {
@@ -53,7 +56,10 @@ impl Proxy {
 async fn serve(mut client: TcpStream, upstream: &Mutex<Upstream>) -> io::Result<()> {
     let current = || *upstream.lock().unwrap();
     let (mut question, mut answer) = ([0; 16_384], [0; 16_384]);
-    let (Upstream::Server(port) | Upstream::BreaksOff(port) | Upstream::Mute(port)) = current()
+    let (Upstream::Server(port)
+    | Upstream::BreaksOff(port)
+    | Upstream::Mute(port)
+    | Upstream::Late(port)) = current()
     else {
         loop {
             let length = client.read(&mut question).await?;
@@ -65,6 +71,9 @@ async fn serve(mut client: TcpStream, upstream: &Mutex<Upstream>) -> io::Result<
             }
         }
     };
+    if let Upstream::Late(_) = current() {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+    }
     let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
     let (mut breaks_off, mut mute) = (false, false);
     loop {

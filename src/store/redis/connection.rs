@@ -13,7 +13,8 @@ use redis::{
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 #[derive(Clone)]
 pub(super) enum Connection {
@@ -31,15 +32,19 @@ pub(super) enum Connection {
 /// connections are slower.
 pub(super) struct Server {
     client: Client,
-    manager: Mutex<Numbered>,
+    /// None until the first command.
+    manager: Mutex<Option<Numbered>>,
 }
 
 struct Numbered {
     manager: ConnectionManager,
     number: u64,
     since: Instant,
-    /// When the first of the commands was sent that were sent since the last answer.
+    /// When the first of the commands was sent that were sent since the last answer, or since the attempt
+    /// to connect is over.
     unanswered_since: Option<Instant>,
+    /// Goes on while calls time out.
+    attempt: JoinHandle<()>,
     /// Closed when the runtime that it was made on is gone.
     runtime: oneshot::Sender<()>,
 }
@@ -47,9 +52,16 @@ struct Numbered {
 impl Numbered {
     fn new(client: &Client, number: u64) -> RedisResult<Self> {
         let manager = lazy_manager(client)?;
+        let mut connecting = manager.clone();
+        let attempt = tokio::spawn(async move {
+            let ping = redis::cmd("PING");
+            // Whoever asks is told of the error.
+            let _ = timeout(LONGEST_SILENCE, ping.exec_async(&mut connecting)).await;
+        });
         let (runtime, end) = oneshot::channel();
         tokio::spawn(end);
-        Ok(Self { manager, number, since: Instant::now(), unanswered_since: None, runtime })
+        let since = Instant::now();
+        Ok(Self { manager, number, since, unanswered_since: None, attempt, runtime })
     }
 
     /// Whether nothing is to be hoped from it. A runtime takes its connections with it, and to wait for
@@ -67,7 +79,7 @@ const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(50);
 /// something that has forgotten it.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
-/// The connection attempt goes on while calls time out.
+/// A try to connect may take so long; there are two of them.
 pub(super) const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the other side does not even acknowledge that long, the connection is dead.
 #[cfg(target_os = "linux")]
@@ -148,9 +160,7 @@ fn tcp_settings() -> TcpSettings {
 impl Server {
     /// Does not connect yet.
     pub(super) fn new(info: ConnectionInfo) -> RedisResult<Self> {
-        let client = Client::open(info)?;
-        let manager = Mutex::new(Numbered::new(&client, 0)?);
-        Ok(Self { client, manager })
+        Ok(Self { client: Client::open(info)?, manager: Mutex::default() })
     }
 
     pub(super) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
@@ -169,11 +179,15 @@ impl Server {
 
     /// The manager to send a command by, and its number.
     fn manager(&self) -> RedisResult<(ConnectionManager, u64)> {
-        let mut current = self.lock();
-        if current.is_lost() {
-            *current = Numbered::new(&self.client, current.number + 1)?;
+        let mut manager = self.lock();
+        let current = match manager.take() {
+            Some(current) if !current.is_lost() => current,
+            lost => Numbered::new(&self.client, lost.map_or(0, |lost| lost.number + 1))?,
+        };
+        let current = manager.insert(current);
+        if current.attempt.is_finished() {
+            current.unanswered_since.get_or_insert_with(Instant::now);
         }
-        current.unanswered_since.get_or_insert_with(Instant::now);
         Ok((current.manager.clone(), current.number))
     }
 
@@ -196,22 +210,25 @@ impl Server {
     }
 
     fn is_answered(&self, number: u64) {
-        let mut current = self.lock();
-        if current.number == number {
+        if let Some(current) = &mut *self.lock()
+            && current.number == number
+        {
             current.unanswered_since = None;
         }
     }
 
     /// Puts a new manager in the place of the one of this number, if that is still there.
     fn replace(&self, number: u64) -> RedisResult<()> {
-        let mut current = self.lock();
-        if current.number == number && current.since.elapsed() >= REPLACEMENT_INTERVAL {
+        if let Some(current) = &mut *self.lock()
+            && current.number == number
+            && current.since.elapsed() >= REPLACEMENT_INTERVAL
+        {
             *current = Numbered::new(&self.client, number + 1)?;
         }
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Numbered> {
+    fn lock(&self) -> MutexGuard<'_, Option<Numbered>> {
         self.manager.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

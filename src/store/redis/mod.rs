@@ -165,10 +165,6 @@ impl Redis {
     /// # Errors
     ///
     /// Where `url` is not one of a Redis server.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
     pub fn connect_lazy(url: &str) -> Result<Self, Error> {
         let connection = Connection::to_server(url);
         let connection = connection.map_err(|error| failure(&error, CONNECTION_TIMEOUT, None))?;
