@@ -3,7 +3,7 @@
 mod common;
 
 use common::proxy::{Proxy, Upstream};
-use common::redis_server::{Cluster, Server, free_cluster_port};
+use common::redis_server::{Cluster, Server, free_cluster_port, free_port};
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
@@ -382,9 +382,9 @@ async fn while_a_slot_moves_nothing_is_learned_or_connected_anew() {
     assert_eq!(settled.unwrap().remaining(), 98);
 }
 
-/// As where the node has another password now, or something else has its address.
-#[tokio::test]
-async fn a_node_that_does_not_let_us_in_is_left_for_the_one_that_has_the_slot() {
+/// What calls are told while something else has the address of the node that a slot was on, until they
+/// find the node that it has moved to.
+async fn errors_of_a_stranger(stranger: Upstream) -> Vec<Error> {
     let proxy = Proxy::start(Upstream::None).await;
     let port = proxy.port.to_string();
     let announced = ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", &port];
@@ -392,18 +392,40 @@ async fn a_node_that_does_not_let_us_in_is_left_for_the_one_that_has_the_slot() 
     proxy.lead_to(Upstream::Server(moved.source.port));
     let urls = [proxy.url(), moved.target.url()];
     let store = Redis::connect_cluster(&[&urls[0], &urls[1]]).await.unwrap();
-    let store = store.prefix("{k}").timeout(Duration::from_secs(2));
+    let store = store.prefix("{k}").timeout(Duration::from_secs(5));
     let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
     assert_eq!(limiter.peek("k").await.unwrap().remaining(), 100);
 
     moved.finish();
-    proxy.lead_to(Upstream::None);
+    proxy.lead_to(stranger);
     moved.source.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    // As long as it takes to notice that.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let start = Instant::now();
+    let mut errors = Vec::new();
     while let Err(error) = limiter.check("k").await {
         assert!(start.elapsed() < Duration::from_secs(10), "{error}");
+        errors.push(error);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    errors
+}
+
+/// As where the node has another password now.
+#[tokio::test]
+async fn a_node_that_does_not_let_us_in_is_left_for_the_one_that_has_the_slot() {
+    for error in errors_of_a_stranger(Upstream::None).await {
+        assert!(error.is_refused(), "{error}");
+    }
+}
+
+/// It has not run what it was sent.
+#[tokio::test]
+async fn a_replica_is_left_within_the_call() {
+    let master = format!("127.0.0.1 {}", free_port());
+    let replica = Server::start(&["--replicaof", &master]);
+    let errors = errors_of_a_stranger(Upstream::Server(replica.port)).await;
+    assert!(errors.is_empty(), "{errors:?}");
 }
 
 /// Where the nodes are to tell each other's names, and have none.
