@@ -121,9 +121,8 @@ impl<T: Default> Shard<T> {
         self.len += 1;
         self.insertions += 1;
         let index = self.table_index(fingerprint);
-        if let Some(dropped) = self.tables[index].insert(tag(fingerprint), state, keep) {
-            self.dropped(dropped, now);
-        }
+        let dropped = self.tables[index].insert(tag(fingerprint), state, keep);
+        self.dropped(dropped, now);
     }
 
     /// Drops what says nothing any more from a key's table and the one beside it, if that was not done
