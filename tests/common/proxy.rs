@@ -56,10 +56,11 @@ impl Proxy {
 async fn serve(mut client: TcpStream, upstream: &Mutex<Upstream>) -> io::Result<()> {
     let current = || *upstream.lock().unwrap();
     let (mut question, mut answer) = ([0; 16_384], [0; 16_384]);
+    let first = current();
     let (Upstream::Server(port)
     | Upstream::BreaksOff(port)
     | Upstream::Mute(port)
-    | Upstream::Late(port)) = current()
+    | Upstream::Late(port)) = first
     else {
         loop {
             let length = client.read(&mut question).await?;
@@ -71,7 +72,7 @@ async fn serve(mut client: TcpStream, upstream: &Mutex<Upstream>) -> io::Result<
             }
         }
     };
-    if let Upstream::Late(_) = current() {
+    if let Upstream::Late(_) = first {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
     }
     let mut server = TcpStream::connect(("127.0.0.1", port)).await?;

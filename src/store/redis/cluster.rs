@@ -127,13 +127,11 @@ impl Cluster {
             if !may_be_sent_again(error) || !patience.wait().await {
                 return answer;
             }
-            asking = matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Ask));
-            let redirect = error.redirect_node();
-            let Some(address) = redirect.and_then(|(address, _)| named(address, &node.host)) else {
-                asking = false;
-                node = self.owner(slot)?;
+            let Some(address) = redirect(error, &node.host) else {
+                (node, asking) = (self.owner(slot)?, false);
                 continue;
             };
+            asking = matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Ask));
             node = self.node(address)?;
             if !asking {
                 self.map().owners.insert(slot, Arc::clone(&node));
@@ -218,11 +216,12 @@ impl Cluster {
         let slots = slots.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         let mut map = Map::default();
         for Range { slots, master, replicas } in ranges(&slots, &node.host).ok_or_else(no_node)? {
-            if let Some(address) = &master {
+            if let Some(address) = master {
                 let master = self.node(address.clone())?;
                 map.owners.extend(slots.map(|slot| (slot, Arc::clone(&master))));
+                map.nodes.insert(address, master);
             }
-            for address in master.into_iter().chain(replicas) {
+            for address in replicas {
                 map.nodes.insert(address.clone(), self.node(address)?);
             }
         }
@@ -267,9 +266,15 @@ fn address_of(info: &ConnectionInfo) -> RedisResult<Address> {
     }
 }
 
+/// The address of the node that an error tells to ask instead, if it tells one.
+pub(super) fn redirect(error: &RedisError, own_host: &str) -> Option<Address> {
+    let (address, _) = error.redirect_node()?;
+    named(address, own_host)
+}
+
 /// The address that a node names: without a host, it is the node's own. None where the host is not
 /// known.
-pub(super) fn named(address: &str, own_host: &str) -> Option<Address> {
+fn named(address: &str, own_host: &str) -> Option<Address> {
     let (host, port) = address.rsplit_once(':')?;
     let host = match host.trim_matches(['[', ']']) {
         "" => own_host,

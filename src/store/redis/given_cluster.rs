@@ -1,6 +1,6 @@
 //! A connection to a cluster that the caller has made.
 
-use super::cluster::{Address, Patience, may_be_sent_again, named};
+use super::cluster::{Address, Patience, may_be_sent_again, redirect};
 use super::connection::{asking, only};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::SingleNodeRoutingInfo;
@@ -33,9 +33,7 @@ impl GivenCluster {
             if !may_be_sent_again(error) || !patience.wait().await {
                 return answer;
             }
-            let redirect = error.redirect_node();
-            let redirect = redirect.and_then(|(address, _)| named(address, ""));
-            answer = match (error.retry_method(), redirect) {
+            answer = match (error.retry_method(), redirect(error, "")) {
                 (RetryMethod::AskRedirect, Some(address)) => self.ask_node(address, command).await,
                 // The connection learns by such errors which slots are where.
                 _ => self.ask(command).await,
