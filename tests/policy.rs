@@ -1,13 +1,21 @@
 //! Policies as texts and in configuration files.
 
 use serde::Deserialize;
-use tollgate::{FixedWindow, LeakyBucket, Limit, Policy, Quota, SlidingLog, TokenBucket};
+use tollgate::{
+    FixedWindow, LeakyBucket, Limit, Policy, Quota, SlidingLog, SlidingWindowCounter, TokenBucket,
+};
 
 #[test]
 fn texts_read_as_policies() {
     let ten = Quota::per_second(10);
-    let table: [(&str, Policy, &str); 9] = [
-        ("100/minute", "sliding_window_counter 100/60s".parse().unwrap(), "100/min"),
+    let table: [(&str, Policy, &str); 11] = [
+        ("100/minute", "token_bucket 100/60s".parse().unwrap(), "100/min"),
+        ("1/2s burst 3", "token_bucket 1/2s burst 3".parse().unwrap(), "token_bucket 1/2s burst 3"),
+        (
+            "sliding_window_counter 100/minute",
+            SlidingWindowCounter::new(Quota::per_minute(100)).into(),
+            "sliding_window_counter 100/min",
+        ),
         (
             "token_bucket 1/2s burst 3",
             TokenBucket::new("1/2s".parse().unwrap()).burst(3).into(),
@@ -28,7 +36,7 @@ fn texts_read_as_policies() {
             "leaky_bucket 10/s capacity 5 nodelay",
         ),
         ("leaky_bucket 10/sec capacity 10", LeakyBucket::new(ten).into(), "leaky_bucket 10/s"),
-        ("token_bucket 10/second burst 10", TokenBucket::new(ten).into(), "token_bucket 10/s"),
+        ("token_bucket 10/second burst 10", TokenBucket::new(ten).into(), "10/s"),
         ("sliding_log 10/1000ms", SlidingLog::new(ten).into(), "sliding_log 10/s"),
         ("fixed_window 3/90min", "fixed_window 3/5400s".parse().unwrap(), "fixed_window 3/90min"),
         ("token_bucket: 10/s", "token_bucket:10/1s".parse().unwrap(), "token_bucket: 10/s"),
@@ -98,8 +106,12 @@ fn wrong_texts_are_told_where_and_what_was_expected() {
             "column 8, at \"401 d\": a quota's period must be a whole number of milliseconds, 1 ms to 400 days, not 34646400s",
         ),
         (
-            "10/s burst 3",
-            "column 6, at \"burst\": expected the end of the limit for sliding_window_counter",
+            "10/s capacity 3",
+            "column 6, at \"capacity\": expected \"burst COUNT\" or the end of the limit for token_bucket",
+        ),
+        (
+            "sliding_window_counter 10/s burst 3",
+            "column 29, at \"burst\": expected the end of the limit for sliding_window_counter",
         ),
         (
             "token_bucket 10/s capacity 3",
@@ -171,6 +183,7 @@ fn configuration_files_hold_texts_tables_or_lists_of_them() {
             "leaky_bucket 10/s capacity 5 nodelay; daily: 5000/d",
         ),
         (r#"policy = ["10/s", { quota = "100/min" }]"#, "10/s; 100/min"),
+        (r#"policy = { quota = "10/s", burst = 3 }"#, "token_bucket 10/s burst 3"),
     ];
     for (toml, text) in table {
         let config: Config = toml::from_str(toml).unwrap();
@@ -188,8 +201,8 @@ fn wrong_configurations_are_refused_with_a_reason() {
         (r#"policy = 10"#, "a policy, as a text, a table or a list of limits"),
         (r#"policy = []"#, "a policy needs at least one limit"),
         (
-            r#"policy = { quota = "10/s", burst = 3 }"#,
-            "in \"sliding_window_counter 10/s burst 3\", column 29, at \"burst\"",
+            r#"policy = { quota = "10/s", capacity = 3 }"#,
+            "in \"token_bucket 10/s capacity 3\", column 19, at \"capacity\"",
         ),
         (r#"policy = { quota = "10/s", bust = 3 }"#, "unknown field `bust`"),
         (r#"policy = { algorithm = "gcra", quota = "10/s" }"#, "expected an algorithm"),

@@ -337,7 +337,8 @@ async fn a_new_nodes_first_slot_is_in_reach_while_it_moves() {
     let moved = Arc::new(Move::new("{moves}", lone_node(&[])));
     let store = Redis::connect_cluster(&[&moved.source.url()]).await.unwrap();
     let store = store.prefix("{moves}").timeout(Duration::from_secs(10));
-    let limiter: Limiter<Policy, _> = Limiter::with_store("1000000/d".parse().unwrap(), store);
+    let limiter: Limiter<Policy, _> =
+        Limiter::with_store("fixed_window 1000000/d".parse().unwrap(), store);
     let limiter = Arc::new(limiter);
     let all_ask = || {
         let mut callers = JoinSet::new();

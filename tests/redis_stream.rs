@@ -62,7 +62,10 @@ fn policies() -> Vec<(String, &'static str)> {
     let shapes = shapes.into_iter().chain(["sliding_window_counter"]);
     let sets = [
         ("sliding_log 10/d; token_bucket 90/d", "sliding_log+bucket"),
-        ("token_bucket 50/min; day: 10/d", "bucket+day=sliding_window_counter"),
+        (
+            "token_bucket 50/min; day: sliding_window_counter 10/d",
+            "bucket+day=sliding_window_counter",
+        ),
         ("day: fixed_window 10/d", "fixed_window"),
     ];
     let sets = sets.map(|(policy, shape)| (policy.to_owned(), shape));

@@ -228,7 +228,7 @@ impl<'t> Parser<'t> {
     }
 }
 
-pub(super) const DEFAULT_ALGORITHM: &str = "sliding_window_counter";
+pub(super) const DEFAULT_ALGORITHM: &str = "token_bucket";
 
 pub(super) const ALGORITHM_NAMES: [&str; 5] =
     ["token_bucket", "leaky_bucket", "fixed_window", "sliding_log", "sliding_window_counter"];
@@ -270,12 +270,9 @@ impl fmt::Display for Limit {
             write!(f, "{name}: ")?;
         }
         match &self.algorithm {
+            AnyAlgorithm::TokenBucket(a) if a.limit() == a.quota().count() => a.quota().fmt(f),
             AnyAlgorithm::TokenBucket(a) => {
-                write!(f, "token_bucket {}", a.quota())?;
-                if a.limit() != a.quota().count() {
-                    write!(f, " burst {}", a.limit())?;
-                }
-                Ok(())
+                write!(f, "token_bucket {} burst {}", a.quota(), a.limit())
             }
             AnyAlgorithm::LeakyBucket(a) => {
                 write!(f, "leaky_bucket {}", a.quota())?;
@@ -287,7 +284,9 @@ impl fmt::Display for Limit {
             }
             AnyAlgorithm::FixedWindow(a) => write!(f, "fixed_window {}", a.quota()),
             AnyAlgorithm::SlidingLog(a) => write!(f, "sliding_log {}", a.quota()),
-            AnyAlgorithm::SlidingWindowCounter(a) => a.quota().fmt(f),
+            AnyAlgorithm::SlidingWindowCounter(a) => {
+                write!(f, "sliding_window_counter {}", a.quota())
+            }
         }
     }
 }
