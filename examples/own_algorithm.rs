@@ -24,8 +24,9 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
+    /// Microseconds until the next unit. They count from `now`, also if that is before `since`.
     fn left(&self, now: Tick) -> u64 {
-        self.until.micros_since(now.max(self.since))
+        if self.until <= self.since { 0 } else { self.until.micros_since(now) }
     }
 }
 
@@ -62,19 +63,21 @@ impl Algorithm for Cooldown {
     }
 
     fn give_back(&self, state: &mut Rest, n: u64, _: Option<Origin<'_>>, now: Tick) {
-        let pauses = self.pause_micros.saturating_mul(n);
-        *state = match state.left(now).saturating_sub(pauses) {
-            // Where nothing is left, not even the time is.
-            0 => Rest::default(),
-            left => {
-                let since = now.max(state.since);
-                Rest { until: since.saturating_add(left), since }
-            }
-        };
+        if state.left(now) > 0 {
+            let pauses = self.pause_micros.saturating_mul(n);
+            let until = state.until.as_micros().saturating_sub(pauses);
+            state.since = now.max(state.since);
+            state.until = Tick::from_micros(until).max(state.since);
+        }
     }
 
+    /// A state that was written later than `now` is kept: time has come that far.
     fn fresh_after(&self, state: &Rest, now: Tick) -> u64 {
-        state.left(now)
+        state.until.max(state.since).micros_since(now)
+    }
+
+    fn instant(&self, state: &Rest, now: Tick) -> Tick {
+        now.max(state.since)
     }
 }
 
@@ -109,8 +112,9 @@ if rest_until < now then rest_until = now end
 rest_until, since = rest_until + n * pause, now
 
 --@ give_back
+if rest_until <= now then untouched = true end
 rest_until, since = rest_until - n * pause, now
-if rest_until <= now then rest_until, since = 0, 0 end
+if rest_until < now then rest_until = now end
 
 --@ fresh_after
 local fresh_after = rest_until - now

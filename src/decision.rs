@@ -1,5 +1,6 @@
 //! What a limiter answers.
 
+use crate::clock::Tick;
 #[cfg(feature = "tokio")]
 use crate::math::micros;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use std::time::Duration;
 #[must_use = "a decision must be looked at: it may be a refusal"]
 #[non_exhaustive]
 pub struct Decision {
+    pub(crate) decided_at: Tick,
     pub(crate) outcome: Outcome,
     pub(crate) granted: u64,
     pub(crate) limit: u64,
@@ -70,9 +72,19 @@ impl Decision {
     pub(crate) fn apart(self) -> Self {
         // Two parts are of the first place: of one alone, the compiler would make both the same again
         // (38 instructions more for a check).
-        let Self { outcome, granted, limit, remaining, binding, .. } = std::hint::black_box(self);
+        let Self { decided_at, outcome, granted, limit, remaining, binding, .. } =
+            std::hint::black_box(self);
         let Self { reset_after_micros, next_after_micros, .. } = self;
-        Self { outcome, granted, limit, remaining, reset_after_micros, next_after_micros, binding }
+        Self {
+            decided_at,
+            outcome,
+            granted,
+            limit,
+            remaining,
+            reset_after_micros,
+            next_after_micros,
+            binding,
+        }
     }
 
     /// The same for somebody to whom no unit can be given before `retry_after`.
@@ -87,6 +99,15 @@ impl Decision {
         }
     }
 
+    /// The answer to a caller whose time is over, whatever there is by now.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn missed(self) -> Self {
+        match self.outcome {
+            Outcome::Denied(_) | Outcome::Never => self,
+            Outcome::Allowed | Outcome::Delayed(_) => self.refused(Duration::from_micros(1)),
+        }
+    }
+
     /// The same, where it is a refusal, for somebody to whom asking any sooner is no use.
     #[cfg(all(feature = "memory", feature = "tokio"))]
     pub(crate) fn denied_for_at_least(self, retry_after: Duration) -> Self {
@@ -95,6 +116,47 @@ impl Decision {
             outcome => outcome,
         };
         Self { outcome, ..self }
+    }
+
+    /// The same decision as seen from `now`, an instant before the one that it was made at: every
+    /// wait in it is longer by the difference.
+    #[cfg(feature = "memory")]
+    pub(crate) fn seen_from(self, now: Tick) -> Self {
+        let earlier = self.decided_at.micros_since(now);
+        let from_now = |after: Duration| after + Duration::from_micros(earlier);
+        Self {
+            decided_at: now,
+            outcome: match self.outcome {
+                Outcome::Delayed(delay) => Outcome::Delayed(from_now(delay)),
+                Outcome::Denied(wait) => Outcome::Denied(from_now(wait)),
+                outcome @ (Outcome::Allowed | Outcome::Never) => outcome,
+            },
+            reset_after_micros: match self.reset_after_micros {
+                0 => 0,
+                micros => micros + earlier,
+            },
+            next_after_micros: self.next_after_micros.map(|micros| micros + earlier),
+            ..self
+        }
+    }
+
+    /// When the decision was made, by the clock that the limiter goes by: in Redis the server's,
+    /// unless [`client_time`](crate::Redis::client_time) is set. Every wait and delay counts from
+    /// here, so an absolute time is this instant and a wait.
+    ///
+    /// ```
+    /// use tollgate::{FixedWindow, Limiter, ManualClock, Quota, Tick};
+    ///
+    /// let clock = ManualClock::new(Tick::from_micros(1_800_000_007_000_000));
+    /// let limiter = Limiter::with_clock(FixedWindow::new(Quota::per_minute(60)), clock);
+    /// let decision = limiter.check("alice");
+    /// let reset_at = decision.decided_at().saturating_add(53_000_000);
+    /// assert_eq!(decision.reset_after().as_micros(), 53_000_000);
+    /// assert_eq!(reset_at.as_micros(), 1_800_000_060_000_000);
+    /// ```
+    #[must_use]
+    pub const fn decided_at(&self) -> Tick {
+        self.decided_at
     }
 
     /// The verdict.

@@ -1,6 +1,6 @@
 //! Everything a limiter can be asked, derived once for every algorithm.
 
-use crate::algorithm::{Admission, Algorithm, Receipt, Standing, Wait, foretell};
+use crate::algorithm::{Admission, Algorithm, Departure, Hold, Receipt, Standing, Wait, foretell};
 use crate::clock::Tick;
 use crate::decision::{Decision, Outcome};
 use std::time::Duration;
@@ -31,12 +31,15 @@ pub enum Operation<'r> {
     /// any other units do.
     Debit(u64),
     /// Give back so many units, never more than were taken, and in an algorithm with windows
-    /// only into the present one.
+    /// only into the present one. The queue of a [`LeakyBucket`](crate::LeakyBucket) takes none back:
+    /// it has promised its departures. If there is nothing to give back, nothing changes, not even
+    /// the time.
     Refund(u64),
     /// Forget all that was taken.
     Reset,
     /// Take so many units as [`Check`](Self::Check) does, and note in the receipt when it was, so that
-    /// the true cost can be settled later.
+    /// the true cost can be settled later. What would be delayed by more than the receipt's
+    /// [longest delay](Receipt::longest_delay) is denied: the same call is in time after that wait.
     Reserve(u64, &'r Receipt),
     /// Correct what was taken with the receipt so that it is this cost in all: charge what is
     /// missing, or give back what is too much, to where it was taken from. What is missing may leave
@@ -52,7 +55,7 @@ impl Operation<'_> {
     #[inline(always)]
     pub fn apply<A: Algorithm>(self, algorithm: &A, state: &mut A::State, now: Tick) -> Decision {
         match self {
-            Self::Check(n) => check(algorithm, state, n, now.min(Tick::MAX)),
+            Self::Check(n) => check(algorithm, state, n, now),
             _ => self.apply_out_of_line(algorithm, state, now).apart(),
         }
     }
@@ -65,7 +68,6 @@ impl Operation<'_> {
         state: &mut A::State,
         now: Tick,
     ) -> Decision {
-        let now = now.min(Tick::MAX);
         match self {
             Self::Check(n) => return check(algorithm, state, n, now),
             Self::Peek(n) => return peek(algorithm, state, n, now),
@@ -73,20 +75,19 @@ impl Operation<'_> {
                 let room = algorithm.room(state, now);
                 let available = n.min(room);
                 let asked = if n == 0 { 0 } else { available.max(1) };
-                let outcome = verdict(foretell(algorithm, state, asked, room, now));
-                return charge(algorithm, state, outcome, asked, available, now);
-            }
-            Self::Debit(n) => return charge(algorithm, state, Outcome::Allowed, 0, n, now),
-            Self::Reserve(n, receipt) => {
-                let mut fresh_after = Vec::new();
-                algorithm.each_fresh_after(state, now, &mut fresh_after);
-                let decision = check(algorithm, state, n, now);
-                if decision.granted > 0 {
-                    let taken_at = algorithm.instant(state, now);
-                    receipt.set(decision.granted, taken_at, fresh_after);
+                let foretold = foretell(algorithm, state, asked, room, now);
+                if available > 0 {
+                    algorithm.take_to_go(state, available, now, foretold.1);
                 }
-                return decision;
+                return conclude(algorithm, state, verdict(foretold), asked, available, now);
             }
+            Self::Debit(n) => {
+                if n > 0 {
+                    algorithm.take(state, n, now);
+                }
+                return conclude(algorithm, state, Outcome::Allowed, 0, n, now);
+            }
+            Self::Reserve(n, receipt) => return reserve(algorithm, state, n, receipt, now),
             Self::Refund(0) => {}
             Self::Refund(n) => algorithm.give_back(state, n, None, now),
             Self::Reset => *state = A::State::default(),
@@ -97,22 +98,52 @@ impl Operation<'_> {
                     (cost.saturating_sub(receipt.units()), receipt.units().saturating_sub(cost));
                 if missing > 0 {
                     algorithm.overdraw(state, missing, now);
-                    let standing = charge(algorithm, state, Outcome::Allowed, 0, 0, now);
-                    return Decision { granted: missing, ..standing };
+                    return conclude(algorithm, state, Outcome::Allowed, 0, missing, now);
                 } else if excess > 0 {
                     algorithm.give_back(state, excess, receipt.origin(), now);
                 }
             }
         }
-        charge(algorithm, state, Outcome::Allowed, 0, 0, now)
+        conclude(algorithm, state, Outcome::Allowed, 0, 0, now)
     }
+}
+
+/// A check that notes in the receipt what it has taken, and takes nothing that would be delayed for
+/// longer than the receipt allows.
+fn reserve<A: Algorithm>(
+    algorithm: &A,
+    state: &mut A::State,
+    n: u64,
+    receipt: &Receipt,
+    now: Tick,
+) -> Decision {
+    let (wait, departure) = foretell(algorithm, state, n, algorithm.room(state, now), now);
+    let outcome = match departure.delay.checked_sub(receipt.longest_delay_micros()) {
+        Some(excess @ 1..) if wait == Wait::Ready => Outcome::Denied(Duration::from_micros(excess)),
+        _ => verdict((wait, departure)),
+    };
+    let granted = if outcome.admits() { n } else { 0 };
+    if granted > 0 {
+        let taken_at = algorithm.instant(state, now);
+        let [mut before, mut after] = [Vec::new(), Vec::new()];
+        algorithm.each_fresh_after(state, now, &mut before);
+        algorithm.take_to_go(state, n, now, departure);
+        algorithm.each_fresh_after(state, now, &mut after);
+        let limits = before.into_iter().zip(after).map(|(before, after)| Hold {
+            fresh_at: now.plus(before).max(taken_at),
+            until: now.plus(after),
+        });
+        let leaves_at = now.plus(departure.delay).max(taken_at);
+        receipt.set(granted, taken_at, leaves_at, limits.collect());
+    }
+    conclude(algorithm, state, outcome, n, granted, now)
 }
 
 /// It is a part of each caller's code, so that what a caller does not look at is not computed.
 #[inline(always)]
 fn check<A: Algorithm>(algorithm: &A, state: &mut A::State, n: u64, now: Tick) -> Decision {
     let Admission { wait, delay, standing } = algorithm.admit(state, n, now);
-    let outcome = verdict((wait, delay));
+    let outcome = outcome(wait, delay);
     let granted = if outcome.admits() { n } else { 0 };
     tell(algorithm, state, outcome, n, granted, standing, now)
 }
@@ -123,18 +154,15 @@ pub(crate) fn peek<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, now: T
     tell(algorithm, state, outcome, n, 0, algorithm.standing(state, now), now)
 }
 
-/// Takes what is granted, and tells how things stand then.
-fn charge<A: Algorithm>(
+/// The decision, with how things stand after what was granted has been taken.
+fn conclude<A: Algorithm>(
     algorithm: &A,
-    state: &mut A::State,
+    state: &A::State,
     outcome: Outcome,
     asked: u64,
     granted: u64,
     now: Tick,
 ) -> Decision {
-    if granted > 0 {
-        algorithm.take(state, granted, now);
-    }
     let standing = algorithm.standing(state, now);
     tell(algorithm, state, outcome, asked, granted, standing, now)
 }
@@ -157,6 +185,7 @@ fn tell<A: Algorithm>(
         (binding.limit, binding.index)
     };
     Decision {
+        decided_at: now,
         outcome,
         granted,
         limit,
@@ -168,8 +197,13 @@ fn tell<A: Algorithm>(
 }
 
 #[inline]
-const fn verdict(foretold: (Wait, u64)) -> Outcome {
-    match foretold {
+const fn verdict((wait, departure): (Wait, Departure)) -> Outcome {
+    outcome(wait, departure.delay)
+}
+
+#[inline]
+const fn outcome(wait: Wait, delay: u64) -> Outcome {
+    match (wait, delay) {
         (Wait::Ready, 0) => Outcome::Allowed,
         (Wait::Ready, micros) => Outcome::Delayed(Duration::from_micros(micros)),
         (Wait::After(micros), _) => Outcome::Denied(Duration::from_micros(micros)),

@@ -158,7 +158,7 @@ fn large_limit() -> impl Strategy<Value = (Policy, u64)> {
             2 => format!("leaky_bucket {quota}"),
             3 => format!("fixed_window {quota}"),
             4 => format!("sliding_log {quota}"),
-            _ => quota,
+            _ => format!("sliding_window_counter {quota}"),
         };
         (parse(&text), millis)
     })

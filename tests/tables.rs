@@ -50,6 +50,12 @@ on_each_store! {
     a_refund_stays_in_the_present_window,
     the_largest_debts_neither_wrap_nor_vanish,
     a_cost_of_nothing_asks_without_taking,
+    waits_count_from_the_askers_now,
+    a_decision_carries_its_instant,
+    a_clock_to_and_fro_with_refunds_mints_nothing,
+    a_refund_that_finds_nothing_changes_nothing,
+    a_limit_without_an_algorithm_denies_nobody_who_keeps_to_the_rate,
+    the_worst_case_in_any_window_is_what_the_docs_say,
     the_end_of_time_stands_still,
 }
 
@@ -167,7 +173,7 @@ fn what_a_boundary_lets_through<S: Subject>() {
 }
 
 fn the_sliding_window_counter_weights_the_previous_window<S: Subject>() {
-    let mut subject = S::new("200/min");
+    let mut subject = S::new("sliding_window_counter 200/min");
     assert!(subject.check(ELEVEN + 10 * SECOND, "k", 150).is_allowed());
     assert!(subject.check(ELEVEN + 61 * SECOND, "k", 40).is_allowed());
     let decision = subject.decide(ELEVEN + 90 * SECOND, "k", Operation::Peek(1));
@@ -177,7 +183,7 @@ fn the_sliding_window_counter_weights_the_previous_window<S: Subject>() {
 /// Counting the current window by its elapsed share, as some notes have it, would admit ten
 /// times the limit in the window's first tenth.
 fn the_sliding_window_counter_counts_the_current_window_in_full<S: Subject>() {
-    let mut subject = S::new("100/min");
+    let mut subject = S::new("sliding_window_counter 100/min");
     assert_eq!(admitted(&mut subject, ELEVEN + 6 * SECOND, 1_000), 100);
 }
 
@@ -200,14 +206,14 @@ fn the_meter_admits_what_the_queue_admits_but_at_once<S: Subject>() {
 }
 
 fn a_set_names_the_limit_that_refuses_and_charges_no_other<S: Subject>() {
-    let text = "10/s; 1000/h";
+    let text = "sliding_window_counter 10/s; sliding_window_counter 1000/h";
     let policy: Policy = text.parse().unwrap();
     let mut subject = S::new(text);
     assert_eq!(admitted(&mut subject, MIDNIGHT, 10), 10);
     for _ in 0..50 {
         let refused = subject.check(MIDNIGHT, "k", 1);
         assert!(!refused.is_allowed());
-        assert_eq!(policy.name(&refused).as_str(), "10/s");
+        assert_eq!(policy.name(&refused).as_str(), "sliding_window_counter 10/s");
         assert_eq!((refused.limit(), refused.remaining()), (10, 0));
     }
     // Ten every two seconds: 1,000 are gone after 198 seconds, and no refusal was among them.
@@ -215,7 +221,7 @@ fn a_set_names_the_limit_that_refuses_and_charges_no_other<S: Subject>() {
         assert_eq!(admitted(&mut subject, MIDNIGHT + n * 2 * SECOND, 10), 10, "{n}");
     }
     let refused = subject.check(MIDNIGHT + 200 * SECOND, "k", 1);
-    assert_eq!(policy.name(&refused).as_str(), "1000/h");
+    assert_eq!(policy.name(&refused).as_str(), "sliding_window_counter 1000/h");
     assert_eq!(refused.limit(), 1_000);
 }
 
@@ -313,6 +319,9 @@ fn debts_are_worked_off_and_refunds_stop_at_fresh<S: Subject>() {
         assert!(!subject.check(MIDNIGHT + wait - 1, "k", 1).is_allowed(), "{policy}");
         assert!(subject.check(MIDNIGHT + wait, "k", 1).is_allowed(), "{policy}");
 
+        if policy.starts_with("leaky") {
+            continue; // a queue has promised its departures
+        }
         let mut subject = S::new(policy);
         assert!(subject.check(MIDNIGHT, "k", 10).is_allowed());
         let refund = subject.decide(MIDNIGHT, "k", Operation::Refund(4));
@@ -330,7 +339,7 @@ fn a_refund_stays_in_the_present_window<S: Subject>() {
     let refund = subject.decide(ELEVEN + MINUTE, "k", Operation::Refund(10));
     assert_eq!(refund.remaining(), 10);
 
-    let mut subject = S::new("10/min");
+    let mut subject = S::new("sliding_window_counter 10/min");
     assert!(subject.check(ELEVEN, "k", 10).is_allowed());
     let refund = subject.decide(ELEVEN + MINUTE, "k", Operation::Refund(10));
     assert_eq!(refund.remaining(), 0, "the previous window's units stay taken");
@@ -375,5 +384,165 @@ fn the_end_of_time_stands_still<S: Subject>() {
         let mut subject = S::new(&policy);
         assert_eq!(admitted(&mut subject, u64::MAX - 5, 20), 10, "{policy}");
         assert_eq!(admitted(&mut subject, u64::MAX, 20), 0, "{policy}");
+    }
+}
+
+/// The clock of a restored snapshot, or of another host, is an hour behind: a stated wait comes true
+/// by the clock of whoever asks.
+fn waits_count_from_the_askers_now<S: Subject>() {
+    // (policy, the wait for 10 units right after 10 were taken)
+    let table = [
+        ("token_bucket 10/s burst 10", SECOND),
+        ("leaky_bucket 10/s capacity 10 nodelay", SECOND),
+        ("leaky_bucket 10/s capacity 10", SECOND),
+        ("fixed_window 10/s", SECOND),
+        ("sliding_log 10/s", SECOND),
+        ("sliding_window_counter 10/s", 2 * SECOND),
+        ("a: token_bucket 10/s; b: fixed_window 10/min", MINUTE),
+    ];
+    for (policy, wait) in table {
+        let mut subject = S::new(policy);
+        assert!(subject.check(ELEVEN, "k", 10).is_allowed());
+        for now in [ELEVEN, ELEVEN - 1, ELEVEN - HOUR, ELEVEN - HOUR + 100_000] {
+            let denied = subject.check(now, "k", 10);
+            let left = ELEVEN - now + wait;
+            assert_eq!(denied.outcome(), Outcome::Denied(Duration::from_micros(left)), "{policy}");
+            assert_eq!(micros(denied.reset_after()), left, "{policy}");
+            assert!(micros(denied.next_after().unwrap()) > ELEVEN - now, "{policy}");
+        }
+        assert!(!subject.check(ELEVEN + wait - 1, "k", 10).is_allowed(), "{policy}");
+        assert!(subject.check(ELEVEN + wait, "k", 10).is_allowed(), "{policy}");
+    }
+    let mut queue = S::new("leaky_bucket 10/s capacity 10");
+    assert_eq!(queue.check(ELEVEN, "k", 1).delay(), Duration::ZERO);
+    let delayed = queue.check(ELEVEN - HOUR, "k", 1).delay();
+    assert_eq!(delayed, Duration::from_secs(3_600) + Duration::from_millis(100));
+}
+
+fn a_decision_carries_its_instant<S: Subject>() {
+    for policy in each_algorithm("60/min") {
+        let mut subject = S::new(&policy);
+        let operations = [
+            Operation::Check(1),
+            Operation::Peek(1),
+            Operation::TakeUpTo(5),
+            Operation::Check(1_000),
+            Operation::Debit(70),
+            Operation::Check(1),
+            Operation::Refund(1),
+            Operation::Reset,
+        ];
+        for (n, operation) in (0..).zip(operations) {
+            for now in [ELEVEN + n, ELEVEN + n - 1] {
+                let decision = subject.decide(now, "k", operation);
+                assert_eq!(decision.decided_at().as_micros(), now, "{policy}: {operation:?}");
+            }
+        }
+    }
+    // So an absolute time needs no second look at a clock: the end of the window, exactly.
+    let mut subject = S::new("fixed_window 60/min");
+    for after in [0, 1, 999_999, 7_000_001, 59_999_999] {
+        let decision = subject.check(ELEVEN + after, "k", 1);
+        let reset_at = decision.decided_at().as_micros() + micros(decision.reset_after());
+        assert_eq!(reset_at, ELEVEN + MINUTE);
+    }
+}
+
+/// Twenty rounds between an instant and a later one, at which a unit is given back.
+fn a_clock_to_and_fro_with_refunds_mints_nothing<S: Subject>() {
+    for policy in each_algorithm("10/min") {
+        let rounds = |take_late: bool| {
+            let mut subject = S::new(&policy);
+            (0..20)
+                .map(|_| {
+                    let mut taken = admitted(&mut subject, ELEVEN, 20);
+                    let late = ELEVEN + 100 * SECOND;
+                    if take_late {
+                        taken += admitted(&mut subject, late, 1);
+                    }
+                    let _ = subject.decide(late, "k", Operation::Refund(1));
+                    taken
+                })
+                .sum::<u64>()
+        };
+        let spread = policy.contains("counter"); // 10 at eleven still count for a part
+        // Refunds that find nothing used give nothing back, and leave the time as it is.
+        assert!(rounds(false) <= if spread { 30 } else { 10 }, "{policy}: {}", rounds(false));
+        // Where one is taken late, time has come that far; each refund gives that one back.
+        assert!(rounds(true) <= 20 + 2 * 20, "{policy}: {}", rounds(true));
+    }
+}
+
+fn a_refund_that_finds_nothing_changes_nothing<S: Subject>() {
+    for policy in each_algorithm("10/min") {
+        let mut refunded = S::new(&policy);
+        let mut other = S::new(&policy);
+        for subject in [&mut refunded, &mut other] {
+            assert!(subject.check(ELEVEN, "k", 10).is_allowed());
+        }
+        let _ = refunded.decide(ELEVEN + 3 * MINUTE, "k", Operation::Refund(3));
+        for now in [ELEVEN, ELEVEN - 1, ELEVEN + 30 * SECOND, ELEVEN + MINUTE, ELEVEN + 90 * SECOND]
+        {
+            let decisions =
+                [&mut refunded, &mut other].map(|s| s.decide(now, "k", Operation::Peek(10)));
+            assert_eq!(decisions[0], decisions[1], "{policy} at {now}");
+        }
+    }
+}
+
+/// A client that asks once for each unit, evenly: from 1 in ten seconds to 1,000 a minute.
+fn a_limit_without_an_algorithm_denies_nobody_who_keeps_to_the_rate<S: Subject>() {
+    for (policy, period) in [
+        ("1/10s", 10 * SECOND),
+        ("2/10s", 5 * SECOND),
+        ("3/10s", 3_333_334),
+        ("20/min", 3 * SECOND),
+        ("100/min", 600_000),
+        ("1000/min", 60_000),
+    ] {
+        let mut subject = S::new(policy);
+        for n in 0..S::affordable(2_000) / 5 {
+            assert!(subject.check(ELEVEN + n * period, "k", 1).is_allowed(), "{policy}: {n}");
+        }
+    }
+    let mut subject = S::new("100/min");
+    let first = subject.check(ELEVEN, "k", 1);
+    assert_eq!((first.remaining(), first.next_after()), (99, Some(Duration::from_millis(600))));
+}
+
+/// A client that takes all it can, after a burst at the worst time: the most units that go within a
+/// minute, of which the end is not a part. The table in the docs of the crate.
+fn the_worst_case_in_any_window_is_what_the_docs_say<S: Subject>() {
+    let table = [
+        ("token_bucket 100/min", 199),
+        ("token_bucket 100/min burst 20", 119),
+        ("leaky_bucket 100/min", 100),
+        ("leaky_bucket 100/min nodelay", 199),
+        ("fixed_window 100/min", 200),
+        ("sliding_log 100/min", 100),
+        ("sliding_window_counter 100/min", 199),
+    ];
+    for (policy, worst) in table {
+        let mut most = 0;
+        // First all at once, at the end of a window or within it; then whatever there is, all the time.
+        for burst_at in [MINUTE - 1, MINUTE - 100_000, 30 * SECOND, 0] {
+            let mut subject = S::new(policy);
+            let mut went: Vec<(u64, u64)> = Vec::new();
+            let mut now = ELEVEN + burst_at;
+            let end = ELEVEN + 3 * MINUTE;
+            while now <= end {
+                let decision = subject.decide(now, "k", Operation::TakeUpTo(100));
+                if decision.granted() > 0 {
+                    went.push((now + micros(decision.delay()), decision.granted()));
+                }
+                now += decision.retry_after().map_or(0, micros);
+            }
+            went.sort_unstable();
+            for (first, (from, _)) in went.iter().enumerate() {
+                let within = went[first..].iter().take_while(|(at, _)| at - from <= MINUTE - 1);
+                most = most.max(within.map(|(_, units)| units).sum());
+            }
+        }
+        assert_eq!(most, worst, "{policy}");
     }
 }

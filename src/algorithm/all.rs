@@ -1,5 +1,6 @@
-use super::{Algorithm, Binding, Description, Origin, Wait};
+use super::{Algorithm, Binding, Departure, Description, Origin, Wait};
 use crate::clock::Tick;
+use std::cmp::Reverse;
 
 /// Several limits on one key, all or nothing: 10 a minute *and* 1,000 a day.
 ///
@@ -45,6 +46,16 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
         self.0.1.take(&mut state.1, n, now);
     }
 
+    fn take_to_go(&self, state: &mut Self::State, n: u64, now: Tick, departure: Departure) {
+        self.0.0.take_to_go(&mut state.0, n, now, departure);
+        self.0.1.take_to_go(&mut state.1, n, now, departure);
+    }
+
+    fn forgive(&self, state: &mut Self::State, now: Tick) {
+        self.0.0.forgive(&mut state.0, now);
+        self.0.1.forgive(&mut state.1, now);
+    }
+
     fn give_back(&self, state: &mut Self::State, n: u64, origin: Option<Origin<'_>>, now: Tick) {
         let [first, second] = Origin::split(origin, self.0.0.limit_count());
         self.0.0.give_back(&mut state.0, n, first, now);
@@ -83,8 +94,8 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
         self.0.0.fresh_after(&state.0, now).max(self.0.1.fresh_after(&state.1, now))
     }
 
-    fn delay(&self, state: &Self::State, now: Tick) -> u64 {
-        self.0.0.delay(&state.0, now).max(self.0.1.delay(&state.1, now))
+    fn departure(&self, state: &Self::State, now: Tick) -> Departure {
+        self.0.0.departure(&state.0, now).later(self.0.1.departure(&state.1, now))
     }
 
     fn binding(&self, state: &Self::State, n: u64, now: Tick) -> Binding {
@@ -104,10 +115,13 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
     }
 }
 
+/// The state of a list of another length counts as strictly as it can: for each limit, the one of
+/// its states that leaves the least room.
+///
 /// # Panics
 ///
 /// An empty list limits nothing, and a limiter by it panics; a [`Policy`](crate::Policy) is
-/// never empty. So does one that is given the state of a list of another length.
+/// never empty.
 impl<A: Algorithm> Algorithm for All<Vec<A>> {
     /// Nothing yet, or a state for each limit.
     type State = Box<[A::State]>;
@@ -117,19 +131,28 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
     }
 
     fn room(&self, state: &Self::State, now: Tick) -> u64 {
-        self.join(state, |limit, state| limit.room(state, now), u64::min)
+        self.join(state, now, |limit, state| limit.room(state, now), u64::min)
     }
 
     fn wait(&self, state: &Self::State, n: u64, now: Tick) -> Wait {
-        self.join(state, |limit, state| limit.wait(state, n, now), Wait::max)
+        self.join(state, now, |limit, state| limit.wait(state, n, now), Wait::max)
     }
 
     fn take(&self, state: &mut Self::State, n: u64, now: Tick) {
-        self.states(state).for_each(|(limit, state)| limit.take(state, n, now));
+        self.states(state, now).for_each(|(limit, state)| limit.take(state, n, now));
+    }
+
+    fn take_to_go(&self, state: &mut Self::State, n: u64, now: Tick, departure: Departure) {
+        let states = self.states(state, now);
+        states.for_each(|(limit, state)| limit.take_to_go(state, n, now, departure));
+    }
+
+    fn forgive(&self, state: &mut Self::State, now: Tick) {
+        self.states(state, now).for_each(|(limit, state)| limit.forgive(state, now));
     }
 
     fn overdraw(&self, state: &mut Self::State, n: u64, now: Tick) {
-        self.states(state).for_each(|(limit, state)| limit.overdraw(state, n, now));
+        self.states(state, now).for_each(|(limit, state)| limit.overdraw(state, n, now));
     }
 
     fn give_back(
@@ -139,8 +162,10 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
         mut origin: Option<Origin<'_>>,
         now: Tick,
     ) {
-        self.check_length(state);
-        for (limit, state) in self.0.iter().zip(state) {
+        if state.is_empty() {
+            return;
+        }
+        for (limit, state) in self.states(state, now) {
             let [of_limit, of_others] = Origin::split(origin, limit.limit_count());
             limit.give_back(state, n, of_limit, now);
             origin = of_others;
@@ -148,37 +173,38 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
     }
 
     fn instant(&self, state: &Self::State, now: Tick) -> Tick {
-        self.join(state, |limit, state| limit.instant(state, now), Tick::min)
+        self.join(state, now, |limit, state| limit.instant(state, now), Tick::min)
     }
 
     fn debt(&self, state: &Self::State, now: Tick) -> u64 {
-        self.join(state, |limit, state| limit.debt(state, now), u64::max)
+        self.join(state, now, |limit, state| limit.debt(state, now), u64::max)
     }
 
     fn fits(&self, state: &Self::State) -> bool {
-        self.fits_length(state) && self.0.iter().zip(state).all(|(limit, state)| limit.fits(state))
+        self.has_length_of(state)
+            && self.0.iter().zip(state).all(|(limit, state)| limit.fits(state))
     }
 
     fn each_fresh_after(&self, state: &Self::State, now: Tick, told: &mut Vec<u64>) {
         let tell = |limit: &A, state: &A::State| limit.each_fresh_after(state, now, told);
-        self.join(state, tell, |(), ()| ());
+        self.join(state, now, tell, |(), ()| ());
     }
 
     /// Limit by limit, where there are as many.
     fn scale(&self, old: &Self, state: &mut Self::State, now: Tick) {
         if self.0.len() == old.0.len() && !state.is_empty() {
-            for ((limit, state), old) in self.states(state).zip(&old.0) {
+            for ((limit, state), old) in self.states(state, now).zip(&old.0) {
                 limit.scale(old, state, now);
             }
         }
     }
 
     fn fresh_after(&self, state: &Self::State, now: Tick) -> u64 {
-        self.join(state, |limit, state| limit.fresh_after(state, now), u64::max)
+        self.join(state, now, |limit, state| limit.fresh_after(state, now), u64::max)
     }
 
-    fn delay(&self, state: &Self::State, now: Tick) -> u64 {
-        self.join(state, |limit, state| limit.delay(state, now), u64::max)
+    fn departure(&self, state: &Self::State, now: Tick) -> Departure {
+        self.join(state, now, |limit, state| limit.departure(state, now), Departure::later)
     }
 
     fn binding(&self, state: &Self::State, n: u64, now: Tick) -> Binding {
@@ -188,7 +214,7 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
             before += limit.limit_count();
             binding
         };
-        self.join(state, binding, Binding::stricter)
+        self.join(state, now, binding, Binding::stricter)
     }
 
     fn limit_count(&self) -> usize {
@@ -207,10 +233,17 @@ impl<A: Algorithm> All<Vec<A>> {
     fn join<R>(
         &self,
         state: &[A::State],
+        now: Tick,
         mut tell: impl FnMut(&A, &A::State) -> R,
         join: impl FnMut(R, R) -> R,
     ) -> R {
-        self.check_length(state);
+        let own;
+        let state = if self.has_length_of(state) {
+            state
+        } else {
+            own = self.own(state, now);
+            &own
+        };
         let fresh = A::State::default();
         let states = state.iter().chain(std::iter::repeat(&fresh));
         let told = self.0.iter().zip(states).map(|(limit, state)| tell(limit, state));
@@ -226,19 +259,28 @@ impl<A: Algorithm> All<Vec<A>> {
     fn states<'s>(
         &self,
         state: &'s mut Box<[A::State]>,
+        now: Tick,
     ) -> impl Iterator<Item = (&A, &'s mut A::State)> {
         if state.is_empty() {
             *state = self.each(&A::State::default());
+        } else if !self.has_length_of(state) {
+            *state = self.own(state, now);
         }
-        self.check_length(state);
         self.0.iter().zip(state)
     }
 
-    fn fits_length(&self, state: &[A::State]) -> bool {
-        state.is_empty() || state.len() == self.0.len()
+    /// The states of a list of another length, read by each limit of this one.
+    #[cold]
+    fn own(&self, states: &[A::State], now: Tick) -> Box<[A::State]> {
+        let strictest = |limit: &A| {
+            let used =
+                |state: &&A::State| (Reverse(limit.room(state, now)), limit.debt(state, now));
+            states.iter().max_by_key(used).cloned().unwrap_or_default()
+        };
+        self.0.iter().map(strictest).collect()
     }
 
-    fn check_length(&self, state: &[A::State]) {
-        assert!(self.fits_length(state), "a set was given the state of another one");
+    fn has_length_of(&self, state: &[A::State]) -> bool {
+        state.is_empty() || state.len() == self.0.len()
     }
 }

@@ -31,12 +31,13 @@ if used > max_used then used = max_used end
 last = now
 
 --@ give_back
+if regained >= used then untouched = true end
 local lost, back = 0, n
 if fresh_at and fresh_at < now then
   lost = now - fresh_at
   local whole, rest = mul_div(n, ticks, units)
   if rest > 0 then whole = whole + 1 end
-  if lost >= whole then lost, back = 0, 0 end
+  if lost >= whole then lost, back, untouched = 0, 0, true end
 end
 since = since + lost
 local later = -floor((now - since) / ticks)
@@ -48,7 +49,7 @@ if regained < used then
   local spans = floor((now - since) / ticks)
   used, since, last = used - spans * units, since + spans * ticks, now
 else
-  used, since, last = 0, 0, 0
+  used, since, last = 0, now, now
 end
 
 --@ fresh_after

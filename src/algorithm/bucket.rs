@@ -3,7 +3,7 @@
 //! The level is the number of units *used*: taken and not yet regained. A token bucket holds
 //! `capacity - level` tokens; a leaky bucket's queue is `level` long.
 
-use super::{Admission, Origin, Standing, Wait};
+use super::{Admission, Departure, Origin, Standing, Wait};
 use crate::clock::Tick;
 use crate::error::{Error, Kind};
 use crate::math::{Divisor, MAX_UNITS, gcd, mul_div_ceil, mul_div_floor};
@@ -60,7 +60,7 @@ impl BucketState {
         let short = self.long_and_short & LONGEST_SHORT;
         let (used, delay) =
             if self.since_and_long & 1 == 0 { (short, long) } else { (long, short) };
-        Level { used, since, last: since.saturating_add(delay) }
+        Level { used, since, last: since.plus(delay) }
     }
 
     /// The units taken, and when this was written.
@@ -196,7 +196,7 @@ impl Bucket {
     fn falls_after(&self, state: &BucketState, allowed: u64, now: Tick) -> u64 {
         let level = self.level(state);
         let falls = self.ticks_for(level.used.saturating_sub(allowed));
-        level.since.saturating_add(falls).micros_since(now.max(level.last))
+        level.since.plus(falls).micros_from(now, level.last)
     }
 
     /// The time in which `units` are regained, rounded up.
@@ -208,10 +208,11 @@ impl Bucket {
         mul_div_ceil(units, self.ticks.get(), self.units)
     }
 
-    /// Ticks until nothing is used any more. For a queue: until all that is in it has left.
+    /// Ticks until nothing is used any more, and time has come to where the state was written.
     #[inline]
     pub(super) fn fresh_after(&self, state: &BucketState, now: Tick) -> u64 {
-        self.falls_after(state, 0, now)
+        let level = self.level(state);
+        level.since.plus(self.ticks_for(level.used)).max(level.last).micros_since(now)
     }
 
     #[inline]
@@ -219,6 +220,30 @@ impl Bucket {
         let (level, _) = self.at(self.level(state), now);
         let used = level.used.saturating_add(n).min(self.max_used);
         *state = Level { used, ..level }.into();
+    }
+
+    /// When a queue has let go all that is in it.
+    #[inline]
+    pub(super) fn departure(&self, state: &BucketState, now: Tick) -> Departure {
+        let rate = (self.units.get(), self.ticks.get());
+        Departure { delay: self.falls_after(state, 0, now), rate }
+    }
+
+    /// Joins a queue behind all that is in it. If another queue of a set is the longer one, though
+    /// it is faster, this one's place is when the units go: the next ones are to keep its distance.
+    pub(super) fn join(&self, state: &mut BucketState, n: u64, now: Tick, departure: Departure) {
+        let (mut level, _) = self.at(self.level(state), now);
+        let goes_at = now.plus(departure.delay);
+        let (units, ticks) = departure.rate;
+        let wide = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        if level.since.plus(self.ticks_for(level.used)) < goes_at
+            && wide(self.ticks.get(), units) > wide(ticks, self.units.get())
+        {
+            let ahead = goes_at.micros_since(level.since);
+            level.used = mul_div_ceil(ahead, self.units.get(), self.ticks);
+        }
+        level.used = level.used.saturating_add(n).min(self.max_used);
+        *state = level.into();
     }
 
     /// Takes `n` units if there is room, and tells what `wait`, `fresh_after` and `room` would tell
@@ -235,7 +260,9 @@ impl Bucket {
         let (level, regained) = self.at(self.level(state), now);
         // What has passed of the span in which the next units are regained.
         let elapsed = level.last.as_micros() - level.since.as_micros();
-        let ticks_until = |used: u64| self.ticks_for(used) - elapsed;
+        // From the caller's now, which may be before the state was last written.
+        let behind = level.last.as_micros() - now.as_micros();
+        let ticks_until = |used: u64| self.ticks_for(used) - elapsed + behind;
         let used = level.used - regained;
         let room = self.capacity.saturating_sub(used);
         let wait = if n <= room {
@@ -253,7 +280,7 @@ impl Bucket {
             *state = Level { used, ..level }.into();
         }
         let standing = if used == 0 {
-            Standing::fresh(self.capacity)
+            Standing { fresh_after: behind, ..Standing::fresh(self.capacity) }
         } else {
             // Not what was there less what is taken: a level stops at the highest.
             let room = self.capacity.saturating_sub(used - regained);
@@ -263,6 +290,7 @@ impl Bucket {
         Admission { wait, delay, standing }
     }
 
+    #[inline]
     pub(super) fn instant(state: &BucketState, now: Tick) -> Tick {
         now.max(state.level().last)
     }
@@ -283,17 +311,45 @@ impl Bucket {
         now: Tick,
     ) {
         let level = self.level(state);
+        if self.at(level, now).0.used == 0 {
+            return;
+        }
         let last = now.max(level.last);
         let lost = origin.map_or(0, |origin| last.micros_since(origin.fresh_at()));
-        let level =
-            if lost < self.ticks_for(n) { self.without(level, n, lost, last) } else { level };
+        if lost < self.ticks_for(n) {
+            *state = self.at(self.without(level, n, lost, last), now).0.into();
+        }
+    }
+
+    /// Gives up `n` of the units of a place in a queue. Departures have been promised to all that
+    /// is behind it, so only the last place is there to be taken again; any other leaks unused. A
+    /// unit stays where the departure may have been.
+    pub(super) fn leave(
+        &self,
+        state: &mut BucketState,
+        n: u64,
+        origin: Option<Origin<'_>>,
+        now: Tick,
+    ) {
+        let Some(origin) = origin else { return };
+        let level = self.level(state);
+        let at = |used: u64| level.since.plus(self.ticks_for(used));
+        let is_last = at(level.used) == origin.held_until()
+            && level.used >= origin.units()
+            && at(level.used - origin.units()) == origin.fresh_at();
+        let has_left = now.max(level.last) > origin.leaves_at();
+        let n = n.min(origin.units() - u64::from(has_left));
+        if at(level.used).micros_from(now, level.last) == 0 || !is_last || n == 0 {
+            return;
+        }
         let (level, _) = self.at(level, now);
-        *state = if level.used == 0 { BucketState::default() } else { level.into() };
+        let level = Level { used: level.used.saturating_sub(n), ..level };
+        *state = self.at(level, now).0.into();
     }
 
     /// The level without `n` of the units, and without what was regained in so many ticks.
     fn without(&self, level: Level, n: u64, ticks: u64, now: Tick) -> Level {
-        let since = level.since.saturating_add(ticks);
+        let since = level.since.plus(ticks);
         // As a number of spans later as it takes to be in the past.
         let spans = since.micros_since(now).div_ceil(self.ticks.get());
         let used =
@@ -360,7 +416,11 @@ mod in_redis {
 
     impl Bucket {
         pub(in crate::algorithm) fn script(&self, call: &mut ScriptCall) {
-            call.limit(SCRIPT, &[self.units.get(), self.ticks.get(), self.capacity, self.max_used]);
+            self.script_of(SCRIPT, call);
+        }
+
+        pub(in crate::algorithm) fn script_of(&self, script: Script, call: &mut ScriptCall) {
+            call.limit(script, &[self.units.get(), self.ticks.get(), self.capacity, self.max_used]);
         }
     }
 

@@ -23,12 +23,10 @@ count, last = count + n, now
 if count > max_units then count = max_units end
 
 --@ give_back
-local back = n
-if taken_at and taken_at < window then back = 0 end
-if back < count then
-  count, last = count - back, now
+if count == 0 or taken_at and taken_at < window then
+  untouched = true
 else
-  count, last = 0, 0
+  count, last = n < count and count - n or 0, now
 end
 
 --@ fresh_after

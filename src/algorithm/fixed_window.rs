@@ -63,12 +63,11 @@ impl FixedWindow {
         if state.last >= window { state.count } else { 0 }
     }
 
-    /// Ticks until the next window.
+    /// Ticks until the window ends that the state is read in.
     #[inline]
     fn left(&self, state: &FixedWindowState, now: Tick) -> u64 {
-        let now = now.max(state.last);
-        let window = now.window_start(self.period_micros);
-        window.saturating_add(self.period_micros.get()).micros_since(now)
+        let window = now.max(state.last).window_start(self.period_micros);
+        window.plus(self.period_micros.get()).micros_since(now)
     }
 }
 
@@ -110,12 +109,12 @@ impl Algorithm for FixedWindow {
         origin: Option<Origin<'_>>,
         now: Tick,
     ) {
-        let window = now.max(state.last).window_start(self.period_micros);
-        let n = if origin.is_none_or(|origin| origin.taken_at() >= window) { n } else { 0 };
-        *state = match self.count(state, now).saturating_sub(n) {
-            0 => FixedWindowState::default(),
-            count => FixedWindowState { count, last: now.max(state.last) },
-        };
+        let last = now.max(state.last);
+        let window = last.window_start(self.period_micros);
+        let count = self.count(state, now);
+        if count > 0 && origin.is_none_or(|origin| origin.taken_at() >= window) {
+            *state = FixedWindowState { count: count.saturating_sub(n), last };
+        }
     }
 
     fn instant(&self, state: &FixedWindowState, now: Tick) -> Tick {
@@ -129,7 +128,10 @@ impl Algorithm for FixedWindow {
 
     #[inline]
     fn fresh_after(&self, state: &FixedWindowState, now: Tick) -> u64 {
-        if self.count(state, now) == 0 { 0 } else { self.left(state, now) }
+        if self.count(state, now) > 0 {
+            return self.left(state, now);
+        }
+        state.last.micros_since(now)
     }
 
     fn describe(&self) -> Vec<Description> {

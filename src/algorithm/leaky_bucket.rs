@@ -1,5 +1,5 @@
 use super::bucket::{Bucket, BucketState};
-use super::{Admission, Algorithm, Description, Origin, Wait};
+use super::{Admission, Algorithm, Departure, Description, Origin, Wait};
 use crate::clock::Tick;
 use crate::error::Error;
 use crate::quota::Quota;
@@ -15,6 +15,11 @@ use crate::quota::Quota;
 ///
 /// It is for the caller to wait: sleep for [`Decision::delay`](crate::Decision::delay), then go; or
 /// let `acquire` (feature `tokio`) wait.
+///
+/// Departures are never closer than the rate, whatever is given back, and no delay is longer than
+/// `capacity` takes at that rate. Only the last place in the queue is taken again, if its
+/// [`Reservation`](crate::Reservation) is settled or dropped before it has left; any other place
+/// leaks unused, and so does a plain refund.
 ///
 /// With [`nodelay`](Self::nodelay) whoever fits may go at once: the leaky bucket as a meter,
 /// which admits what a [`TokenBucket`](super::TokenBucket) of that burst admits.
@@ -111,10 +116,31 @@ impl Algorithm for LeakyBucket {
     }
 
     #[inline]
-    fn give_back(&self, state: &mut BucketState, n: u64, origin: Option<Origin<'_>>, now: Tick) {
-        self.bucket.give_back(state, n, origin, now);
+    fn take_to_go(&self, state: &mut BucketState, n: u64, now: Tick, departure: Departure) {
+        if self.nodelay {
+            self.bucket.take(state, n, now);
+        } else {
+            self.bucket.join(state, n, now, departure);
+        }
     }
 
+    #[inline]
+    fn give_back(&self, state: &mut BucketState, n: u64, origin: Option<Origin<'_>>, now: Tick) {
+        if self.nodelay {
+            self.bucket.give_back(state, n, origin, now);
+        } else {
+            self.bucket.leave(state, n, origin, now);
+        }
+    }
+
+    fn forgive(&self, state: &mut BucketState, now: Tick) {
+        match self.debt(state, now) {
+            0 => {}
+            debt => self.bucket.give_back(state, debt, None, now),
+        }
+    }
+
+    #[inline]
     fn instant(&self, state: &BucketState, now: Tick) -> Tick {
         Bucket::instant(state, now)
     }
@@ -130,8 +156,8 @@ impl Algorithm for LeakyBucket {
     }
 
     #[inline]
-    fn delay(&self, state: &BucketState, now: Tick) -> u64 {
-        if self.nodelay { 0 } else { self.bucket.fresh_after(state, now) }
+    fn departure(&self, state: &BucketState, now: Tick) -> Departure {
+        if self.nodelay { Departure::AT_ONCE } else { self.bucket.departure(state, now) }
     }
 
     #[inline(always)]
@@ -147,7 +173,11 @@ impl Algorithm for LeakyBucket {
 #[cfg(feature = "redis")]
 impl super::Scripted for LeakyBucket {
     fn script(&self, call: &mut super::ScriptCall) {
-        self.bucket.script(call);
+        const QUEUE: super::Script = super::Script::new(
+            "bucket",
+            concat!(include_str!("queue.lua"), include_str!("bucket.lua")),
+        );
+        if self.nodelay { self.bucket.script(call) } else { self.bucket.script_of(QUEUE, call) }
     }
 
     fn read_state(&self, stored: &mut super::StoredState<'_>) -> Option<BucketState> {

@@ -18,6 +18,7 @@ pub use all::All;
 pub use bucket::BucketState;
 pub use fixed_window::{FixedWindow, FixedWindowState};
 pub use leaky_bucket::LeakyBucket;
+pub(crate) use origin::Hold;
 pub use origin::{Origin, Receipt};
 #[cfg(feature = "redis")]
 pub(crate) use scripted::{MAX_NUMBER, push_number};
@@ -44,7 +45,8 @@ use std::time::Duration;
 ///
 /// - Reading changes nothing, so a refusal costs nothing: only what takes units or gives them back
 ///   writes, and [`admit`](Self::admit) only if it takes some.
-/// - A wait is exact: what had to wait is ready when it has passed, and not a tick before.
+/// - A wait is exact: what had to wait is ready when it has passed, and not a tick before. Every
+///   wait, delay and expiry counts from `now`, also if that is before the state was last written.
 /// - Rounding is towards refusing: rooms down, waits up.
 /// - Time that goes backwards stands still: a state that was written at an instant reads, at
 ///   any earlier one, as it does at that instant. Only a fresh state has no instant.
@@ -65,22 +67,31 @@ pub trait Algorithm: Send + Sync {
     /// Records that `n` units, 1 or more, are taken, whether there is room for them or not.
     fn take(&self, state: &mut Self::State, n: u64, now: Tick);
 
-    /// Records that `n` units, 1 or more, were not used after all; never beyond a fresh state. Where
+    /// Takes `n` units, as [`take`](Self::take) does, that go at this `departure`, which in a set
+    /// may be that of another limit. An algorithm that keeps a queue sees to it that what comes
+    /// behind them keeps its distance.
+    #[inline]
+    fn take_to_go(&self, state: &mut Self::State, n: u64, now: Tick, departure: Departure) {
+        let _ = departure;
+        self.take(state, n, now);
+    }
+
+    /// Records that `n` units, 1 or more, were not used after all; never beyond a fresh state. If
     /// it is known when they were taken (`origin`), they are given back only if they still count,
-    /// and to the window that they were taken from; where it is not, to the present one. Where
-    /// nothing is left that is used, the state becomes the default, without even a time, as if it had
-    /// been dropped.
+    /// and to the window that they were taken from; otherwise to the present one. If there is
+    /// nothing to give back, the state does not change. If nothing stays used, the state still holds
+    /// the instant at which it was written.
     fn give_back(&self, state: &mut Self::State, n: u64, origin: Option<Origin<'_>>, now: Tick);
 
     /// Microseconds until this state says nothing that a fresh one would not say, if nothing
-    /// more is taken; 0 where that is so already. From then on, and not before, it may be
-    /// dropped.
+    /// more is taken; 0 if that is so already. From then on, and not before, it may be
+    /// dropped: also not before the instant at which it was written, if the clock has gone back.
     fn fresh_after(&self, state: &Self::State, now: Tick) -> u64;
 
-    /// For how many microseconds units that are admitted now must hold back before they go.
-    /// 0, except for algorithms that keep a queue.
-    fn delay(&self, _state: &Self::State, _now: Tick) -> u64 {
-        0
+    /// When units that are taken now may go: at once, except for algorithms that keep a queue.
+    #[inline]
+    fn departure(&self, _state: &Self::State, _now: Tick) -> Departure {
+        Departure::AT_ONCE
     }
 
     /// The instant that the state reads as at `now`: `now`, or where the clock has gone back since
@@ -121,7 +132,7 @@ pub trait Algorithm: Send + Sync {
     }
 
     /// Takes `n` units if there is room for them, and otherwise none, which leaves the state as it
-    /// was. Tells what [`wait`](Self::wait) and [`delay`](Self::delay) told before, and what
+    /// was. Tells what [`wait`](Self::wait) and [`departure`](Self::departure) told before, and what
     /// [`standing`](Self::standing) tells after. To be written anew only where it is cheaper to do all
     /// this together.
     #[inline]
@@ -151,9 +162,19 @@ pub trait Algorithm: Send + Sync {
         let used = old.limit() - old.room(state, now) + old.debt(state, now);
         let used = mul_div_ceil(used, self.limit(), Divisor::new(old.limit()));
         let instant = old.instant(state, now);
-        *state = Self::State::default();
+        let mut scaled = Self::State::default();
         if used > 0 {
-            self.take(state, used, instant);
+            self.take(&mut scaled, used, instant);
+        }
+        *state = scaled;
+    }
+
+    /// Forgives what is used beyond the limit, so that as much is used as can be without a
+    /// [`debt`](Self::debt).
+    fn forgive(&self, state: &mut Self::State, now: Tick) {
+        match self.debt(state, now) {
+            0 => {}
+            debt => self.give_back(state, debt, None, now),
         }
     }
 
@@ -209,16 +230,15 @@ impl Admission {
     where
         A: Algorithm + ?Sized,
     {
-        let (wait, delay) = foretell(algorithm, state, n, algorithm.room(state, now), now);
+        let (wait, departure) = foretell(algorithm, state, n, algorithm.room(state, now), now);
         if wait == Wait::Ready && n > 0 {
-            algorithm.take(state, n, now);
+            algorithm.take_to_go(state, n, now, departure);
         }
-        Self { wait, delay, standing: algorithm.standing(state, now) }
+        Self { wait, delay: departure.delay, standing: algorithm.standing(state, now) }
     }
 }
 
-/// How long until `n` units can be taken where there are `room`, and for how long they must hold back
-/// then.
+/// How long until `n` units can be taken where there are `room`, and when they may go then.
 #[inline]
 pub(crate) fn foretell<A>(
     algorithm: &A,
@@ -226,12 +246,33 @@ pub(crate) fn foretell<A>(
     n: u64,
     room: u64,
     now: Tick,
-) -> (Wait, u64)
+) -> (Wait, Departure)
 where
     A: Algorithm + ?Sized,
 {
     let wait = if n <= room { Wait::Ready } else { algorithm.wait(state, n, now) };
-    (wait, if wait == Wait::Ready && n > 0 { algorithm.delay(state, now) } else { 0 })
+    let goes = wait == Wait::Ready && n > 0;
+    (wait, if goes { algorithm.departure(state, now) } else { Departure::AT_ONCE })
+}
+
+/// When units may go that are taken: see [`Algorithm::departure`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Departure {
+    /// After how many microseconds.
+    pub delay: u64,
+    /// The rate of the queue that they go from: so many units in so many microseconds.
+    pub rate: (u64, u64),
+}
+
+impl Departure {
+    /// Without a queue.
+    pub const AT_ONCE: Self = Self { delay: 0, rate: (1, 0) };
+
+    /// The later one.
+    #[must_use]
+    pub(crate) fn later(self, other: Self) -> Self {
+        if other.delay > self.delay { other } else { self }
+    }
 }
 
 /// How things stand with a key: see [`Algorithm::standing`].

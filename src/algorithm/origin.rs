@@ -1,6 +1,7 @@
 //! When units were taken that are given back.
 
 use crate::clock::Tick;
+use crate::math::micros;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,34 +11,68 @@ use std::time::Duration;
 /// [`Algorithm::give_back`](super::Algorithm::give_back).
 #[derive(Copy, Clone, Debug)]
 pub struct Origin<'r> {
+    units: u64,
     taken_at: Tick,
-    fresh_after: &'r [u64],
+    leaves_at: Tick,
+    limits: &'r [Hold],
+}
+
+/// What units that were taken do to one limit.
+#[derive(Copy, Clone, Debug, Default)]
+pub(crate) struct Hold {
+    /// When the limit would expire without them.
+    pub(crate) fresh_at: Tick,
+    /// When it expires with them.
+    pub(crate) until: Tick,
 }
 
 impl<'r> Origin<'r> {
+    /// How many they were, those that are not given back included.
+    #[must_use]
+    pub const fn units(&self) -> u64 {
+        self.units
+    }
+
     /// When they were taken.
     #[must_use]
     pub const fn taken_at(&self) -> Tick {
         self.taken_at
     }
 
-    /// When the limit would have been fresh if they had not been.
+    /// When they may go: later than they were taken if a limit keeps a queue.
+    #[must_use]
+    pub const fn leaves_at(&self) -> Tick {
+        self.leaves_at
+    }
+
+    /// When the limit would expire if they had not been taken.
     #[must_use]
     pub fn fresh_at(&self) -> Tick {
-        self.taken_at.saturating_add(self.fresh_after.first().copied().unwrap_or_default())
+        self.hold().fresh_at
     }
 
-    /// Of each limit, microseconds from then on.
+    /// When the limit expires, as it stood after they were taken.
+    #[must_use]
+    pub fn held_until(&self) -> Tick {
+        self.hold().until
+    }
+
+    fn hold(&self) -> Hold {
+        let untouched = Hold { fresh_at: self.taken_at, until: self.taken_at };
+        self.limits.first().copied().unwrap_or(untouched)
+    }
+
+    /// What they do to each limit.
     #[cfg(feature = "redis")]
-    pub(crate) const fn fresh_after(&self) -> &'r [u64] {
-        self.fresh_after
+    pub(crate) const fn limits(&self) -> &'r [Hold] {
+        self.limits
     }
 
-    /// The same for the first so many limits, and for those behind them.
-    pub(super) fn split(origin: Option<Self>, limits: usize) -> [Option<Self>; 2] {
-        let parts = origin.map(|Self { taken_at, fresh_after }| {
-            let (first, others) = fresh_after.split_at(limits.min(fresh_after.len()));
-            [first, others].map(|fresh_after| Self { taken_at, fresh_after })
+    /// The same for the first `count` limits, and for those behind them.
+    pub(super) fn split(origin: Option<Self>, count: usize) -> [Option<Self>; 2] {
+        let parts = origin.map(|origin| {
+            let (first, others) = origin.limits.split_at(count.min(origin.limits.len()));
+            [first, others].map(|limits| Self { limits, ..origin })
         });
         parts.map_or([None, None], |parts| parts.map(Some))
     }
@@ -67,10 +102,14 @@ impl<'r> Origin<'r> {
 /// # }
 /// # }
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Receipt {
     taken: OnceLock<Taken>,
     settled: AtomicBool,
+    longest_delay_micros: u64,
+    /// Whether they were taken from the budget that keys without a place share.
+    #[cfg(feature = "memory")]
+    is_of_shared: AtomicBool,
     /// The key in Redis that they were taken at.
     #[cfg(feature = "redis")]
     key: OnceLock<Box<[u8]>>,
@@ -83,8 +122,14 @@ pub struct Receipt {
 struct Taken {
     units: u64,
     at: Tick,
-    /// Of each limit, as it was before.
-    fresh_after: Vec<u64>,
+    leaves_at: Tick,
+    limits: Vec<Hold>,
+}
+
+impl Default for Receipt {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Receipt {
@@ -98,6 +143,9 @@ impl Receipt {
         Self {
             taken: OnceLock::new(),
             settled: AtomicBool::new(false),
+            longest_delay_micros: u64::MAX,
+            #[cfg(feature = "memory")]
+            is_of_shared: AtomicBool::new(false),
             #[cfg(feature = "redis")]
             key: OnceLock::new(),
             request_id: None,
@@ -110,6 +158,26 @@ impl Receipt {
     #[must_use]
     pub fn for_request(id: &str) -> Self {
         Self { request_id: Some(Box::from(id)), ..Self::new() }
+    }
+
+    /// Denies what a queue would delay by more than `delay`, and takes no place in it then.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{LeakyBucket, Limiter, Operation, Quota, Receipt};
+    ///
+    /// let limiter = Limiter::new(LeakyBucket::new(Quota::per_second(1)));
+    /// let [first, second] = [(); 2].map(|()| Receipt::new().longest_delay(Duration::ZERO));
+    /// assert!(limiter.decide("alice", Operation::Reserve(1, &first)).is_allowed());
+    /// assert!(!limiter.decide("alice", Operation::Reserve(1, &second)).is_allowed());
+    /// ```
+    #[must_use]
+    pub fn longest_delay(self, delay: Duration) -> Self {
+        Self { longest_delay_micros: micros(delay), ..self }
+    }
+
+    pub(crate) const fn longest_delay_micros(&self) -> u64 {
+        self.longest_delay_micros
     }
 
     /// The id of the request, or a random one, always the same.
@@ -138,7 +206,12 @@ impl Receipt {
     #[must_use]
     pub fn origin(&self) -> Option<Origin<'_>> {
         let taken = self.taken.get()?;
-        Some(Origin { taken_at: taken.at, fresh_after: &taken.fresh_after })
+        Some(Origin {
+            units: taken.units,
+            taken_at: taken.at,
+            leaves_at: taken.leaves_at,
+            limits: &taken.limits,
+        })
     }
 
     /// Whether what it is for was taken at this key, or nowhere yet.
@@ -156,8 +229,18 @@ impl Receipt {
         self.settled.store(true, Relaxed);
     }
 
+    #[cfg(feature = "memory")]
+    pub(crate) fn is_of_shared(&self) -> bool {
+        self.is_of_shared.load(Relaxed)
+    }
+
+    #[cfg(feature = "memory")]
+    pub(crate) fn set_of_shared(&self) {
+        self.is_of_shared.store(true, Relaxed);
+    }
+
     /// Only the first time counts.
-    pub(crate) fn set(&self, units: u64, at: Tick, fresh_after: Vec<u64>) {
-        let _ = self.taken.set(Taken { units, at, fresh_after });
+    pub(crate) fn set(&self, units: u64, at: Tick, leaves_at: Tick, limits: Vec<Hold>) {
+        let _ = self.taken.set(Taken { units, at, leaves_at, limits });
     }
 }

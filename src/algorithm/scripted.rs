@@ -75,9 +75,10 @@ pub(crate) fn push_number(numbers: &mut Vec<u8>, number: u64) {
 /// | section | does | leaves in a local variable |
 /// |---|---|---|
 /// | `room` | reads the settings and the state | `limit`: the most units there ever are; `room`: units that can be taken now, below zero where there is a debt |
+/// | `delay` (optional) | for a queue: raises `leaves_at` to the instant at which units that are taken now may go | |
 /// | `take` | records that `n` units, 1 or more, are taken | |
-/// | `give_back` | records that `n` units, 1 or more, are returned; where nothing is left, as a fresh state | |
-/// | `fresh_after` | tells when all of it is past | `fresh_after`: in microseconds from `now`; 0 or less where it is |
+/// | `give_back` | records that `n` units, 1 or more, are returned; sets `untouched = true` if there is nothing to return | |
+/// | `fresh_after` | says when the state expires | `fresh_after`: in microseconds from `now`; 0 if it has expired but holds an instant, which the clients' clocks may go behind; less if it says nothing at all |
 /// | `write` | packs the state | `state`: a string |
 /// | `view` (optional) | packs what [`Scripted::read_state`] reads, where that is not the state | `seen`: a string |
 ///
@@ -91,9 +92,10 @@ pub(crate) fn push_number(numbers: &mut Vec<u8>, number: u64) {
 /// - `follow`: true where the server's clock tells the time. If a state was written later than
 ///   `now`, the clock has gone back: `room` must then move all the state's instants back, and
 ///   set `moved = true`. Where `follow` is false, `room` sets `now` to that later instant.
-/// - `taken_at` and `fresh_at`, in `give_back`: when the units were taken, and when the limit would
-///   have been fresh without them; `false` where that is not known. See
-///   [`Algorithm::give_back`].
+/// - `taken_at`, `fresh_at`, `held_until`, `left_at` and `taken`, in `give_back`: what
+///   [`Origin`](super::Origin) says of the units: when they were taken, when the limit would have
+///   expired without them and with them, when they may have left, and how many they were.
+///   `taken_at` is `false` if that is not known.
 /// - `mul_div(a, b, m)`: the whole part of `a * b / m`, and the remainder; exact where `a` is
 ///   below 2^53, `b` and `m` below 2^45.
 ///
@@ -124,7 +126,8 @@ pub(crate) fn push_number(numbers: &mut Vec<u8>, number: u64) {
 /// --@ take
 /// taken_at = now
 /// --@ give_back
-/// taken_at = -period
+/// if room == 1 then untouched = true end
+/// taken_at = now - period
 /// --@ fresh_after
 /// local fresh_after = taken_at + period - now
 /// --@ write

@@ -43,9 +43,11 @@ if newest ~= '' then
   last, total, count = struct.unpack('<I7I6I3', newest, #newest - 15)
   newest_at = last
   marked = count == 0
-  if marked then
+  if marked and #newest > 16 then
     newest_at, total, count = struct.unpack('<I7I6I3', newest, #newest - 31)
     count = count + 1
+  elseif marked then
+    total = 0
   end
 end
 
@@ -175,7 +177,9 @@ end
 if units > 0 then newest_at = now end
 
 --@ give_back
-if taken_at then
+if used == 0 or taken_at and since == 0 then
+  untouched = true
+elseif taken_at then
   -- The entries of that instant and later are written anew, and the others stay.
   local bytes, newer = range(-16 * (since + 1), -1), {}
   local first = #bytes - 16 * since + 1
@@ -213,7 +217,7 @@ if keep and keep > 0 then
     .. struct.pack('<I7I6I3', newest_at, total, head - place + 1)
     .. struct.pack('<I7I6I3', now, total, 0)
 elseif keep then
-  replaced, newest_at = '', -window
+  replaced, newest_at = follow and '' or struct.pack('<I7I6I3', now, 0, 0), now - window
 end
 local fresh_after = newest_at + window - now
 
@@ -223,7 +227,7 @@ if replaced then log = replaced end
 local state = struct.pack('<I4', #log) .. log
 
 --@ write_alone
-if fresh_after <= 0 then
+if fresh_after <= 0 and follow then
   redis.call('DEL', key)
 elseif replaced then
   redis.call('SET', key, replaced, 'PX', ttl_millis)

@@ -61,7 +61,7 @@ impl SlidingLog {
 
     /// When units no longer count that were taken then.
     fn expiry(&self, taken_at: Tick) -> Tick {
-        taken_at.saturating_add(self.0.period_micros())
+        taken_at.plus(self.0.period_micros())
     }
 
     /// Units taken within the window that ends now.
@@ -94,7 +94,7 @@ impl SlidingLogState {
         let mut taken_at = self.first;
         let older = self.older.iter().map(move |(to_next, units)| {
             let entry = Entry { taken_at, units };
-            taken_at = taken_at.saturating_add(to_next);
+            taken_at = taken_at.plus(to_next);
             entry
         });
         older.chain((self.newest.units > 0).then_some(self.newest))
@@ -102,7 +102,7 @@ impl SlidingLogState {
 
     fn forget_first(&mut self) {
         let (to_next, units) = self.older.pop_front().unwrap_or((0, self.newest.units));
-        self.first = self.first.saturating_add(to_next);
+        self.first = self.first.plus(to_next);
         self.total -= units;
         if self.total == 0 {
             self.newest.units = 0;
@@ -184,7 +184,7 @@ impl Algorithm for SlidingLog {
             is_missing
         });
         let ready = decisive.last().map(|entry| self.expiry(entry.taken_at)).unwrap_or_default();
-        match ready.micros_since(now.max(state.last)) {
+        match ready.micros_from(now, state.last) {
             0 => Wait::Ready,
             micros => Wait::After(micros),
         }
@@ -211,16 +211,20 @@ impl Algorithm for SlidingLog {
         origin: Option<Origin<'_>>,
         now: Tick,
     ) {
+        let has_some = |origin: Origin<'_>| {
+            let taken_at = origin.taken_at();
+            self.expiry(taken_at) > now.max(state.last) && taken_at <= state.newest.taken_at
+        };
+        if self.used(state, now) == 0 || !origin.is_none_or(has_some) {
+            return;
+        }
         self.advance(state, now);
         match origin {
             None => state.forget_newest_units(n),
-            Some(origin) if self.expiry(origin.taken_at()) > state.last => {
-                state.forget_units_since(origin.taken_at(), n);
-            }
-            Some(_) => {}
+            Some(origin) => state.forget_units_since(origin.taken_at(), n),
         }
         if state.total == 0 {
-            *state = SlidingLogState::default();
+            *state = SlidingLogState { last: state.last, ..SlidingLogState::default() };
         }
     }
 
@@ -229,8 +233,9 @@ impl Algorithm for SlidingLog {
     }
 
     fn fresh_after(&self, state: &SlidingLogState, now: Tick) -> u64 {
-        let left = self.expiry(state.newest.taken_at).micros_since(now.max(state.last));
-        if state.total > 0 { left } else { 0 }
+        let expiry =
+            if state.total > 0 { self.expiry(state.newest.taken_at) } else { Tick::default() };
+        expiry.max(state.last).micros_since(now)
     }
 
     fn describe(&self) -> Vec<Description> {

@@ -39,16 +39,12 @@ current, last = current + n, now
 if current > max_units then current = max_units end
 
 --@ give_back
-last = now
-if not taken_at or taken_at >= start then
-  current = current - n
-elseif taken_at + length >= start then
-  previous = previous - n
-  if previous < 0 then previous = 0 end
-end
-if current <= 0 then
-  current = 0
-  if previous == 0 then start, last = 0, 0 end
+if (not taken_at or taken_at >= start) and current > 0 then
+  current, last = n < current and current - n or 0, now
+elseif taken_at and taken_at < start and taken_at + length >= start and previous > 0 then
+  previous, last = n < previous and previous - n or 0, now
+else
+  untouched = true
 end
 
 --@ fresh_after

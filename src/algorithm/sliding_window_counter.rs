@@ -93,7 +93,7 @@ impl SlidingWindowCounter {
             let Some(latest) = latest else { continue };
             if latest >= start {
                 read.current = read.current.saturating_add(count).min(MAX_UNITS);
-            } else if latest.saturating_add(length) >= start {
+            } else if latest.plus(length) >= start {
                 read.previous = read.previous.saturating_add(count).min(MAX_UNITS);
             }
         }
@@ -158,7 +158,7 @@ impl Algorithm for SlidingWindowCounter {
                 self.period_micros.get().saturating_add(self.elapsed_until(read.current, allowed))
             }
         };
-        Wait::After(read.start.saturating_add(ready).micros_since(read.last))
+        Wait::After(read.start.plus(ready).micros_since(now))
     }
 
     #[inline]
@@ -184,15 +184,31 @@ impl Algorithm for SlidingWindowCounter {
         origin: Option<Origin<'_>>,
         now: Tick,
     ) {
-        *state = self.at(state, now);
-        let taken_at = origin.map_or(state.start, |origin| origin.taken_at());
-        if taken_at >= state.start {
-            state.current = state.current.saturating_sub(n);
-        } else if taken_at.saturating_add(self.period_micros.get()) >= state.start {
-            state.previous = state.previous.saturating_sub(n);
+        let mut read = self.at(state, now);
+        let taken_at = origin.map_or(read.start, |origin| origin.taken_at());
+        let count = if taken_at >= read.start {
+            &mut read.current
+        } else if taken_at.plus(self.period_micros.get()) >= read.start {
+            &mut read.previous
+        } else {
+            return;
+        };
+        if *count > 0 {
+            *count = count.saturating_sub(n);
+            *state = read;
         }
-        if (state.previous, state.current) == (0, 0) {
-            *state = Self::State::default();
+    }
+
+    fn forgive(&self, state: &mut SlidingWindowCounterState, now: Tick) {
+        let mut read = self.at(state, now);
+        let limit = self.quota.count();
+        if self.estimate(&read) > limit {
+            let left = self.period_micros.get() - read.last.micros_since(read.start);
+            let most = mul_div_floor(limit, self.period_micros.get(), Divisor::new(left));
+            read.previous = read.previous.min(most);
+            let elapsed = read.last.micros_since(read.start);
+            read.current = read.current.min(limit - self.weighted(read.previous, elapsed));
+            *state = read;
         }
     }
 
@@ -200,12 +216,12 @@ impl Algorithm for SlidingWindowCounter {
     fn fresh_after(&self, state: &SlidingWindowCounterState, now: Tick) -> u64 {
         let read = self.at(state, now);
         let windows = match (read.previous, read.current) {
-            (0, 0) => return 0,
+            (0, 0) => return state.last.micros_since(now),
             (_, 0) => 1,
             _ => 2,
         };
-        let end = read.start.saturating_add(windows * self.period_micros.get());
-        end.micros_since(read.last)
+        let end = read.start.plus(windows * self.period_micros.get());
+        end.micros_since(now)
     }
 
     fn describe(&self) -> Vec<Description> {

@@ -87,6 +87,7 @@ impl Algorithm for TokenBucket {
         self.0.give_back(state, n, origin, now);
     }
 
+    #[inline]
     fn instant(&self, state: &BucketState, now: Tick) -> Tick {
         Bucket::instant(state, now)
     }

@@ -9,8 +9,6 @@ use std::borrow::Borrow;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
-#[cfg(feature = "tokio")]
-use tokio::time::Instant;
 
 /// A limiter with a list of keys that are blocked for a time, and one of keys that are exempt.
 ///
@@ -157,6 +155,7 @@ impl<K: Eq + Hash, L, C: Clock> Exceptions<K, L, C> {
         let limits = limits.iter().map(|limit| limit.limit).enumerate();
         let (binding, limit) = limits.min_by_key(|&(_, limit)| limit).unwrap_or((0, granted));
         Decision {
+            decided_at: self.clock.now(),
             outcome: Outcome::Allowed,
             granted,
             limit,
@@ -207,15 +206,15 @@ where
     }
 
     #[cfg(feature = "tokio")]
-    async fn acquire_until(
+    async fn acquire_within(
         &self,
         key: &Q,
         n: u64,
-        deadline: Option<Instant>,
+        longest: Option<Duration>,
     ) -> Result<Decision, L::Error> {
         match self.exception(key, Operation::Check(n)) {
             Some(decision) => Ok(decision),
-            None => self.limiter.acquire_until(key, n, deadline).await,
+            None => self.limiter.acquire_within(key, n, longest).await,
         }
     }
 

@@ -8,8 +8,8 @@ mod text;
 pub use name::Name;
 
 use crate::algorithm::{
-    Admission, Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState,
-    LeakyBucket, Origin, SlidingLog, SlidingLogState, SlidingWindowCounter,
+    Admission, Algorithm, All, Binding, BucketState, Departure, Description, FixedWindow,
+    FixedWindowState, LeakyBucket, Origin, SlidingLog, SlidingLogState, SlidingWindowCounter,
     SlidingWindowCounterState, TokenBucket, Wait,
 };
 use crate::clock::Tick;
@@ -24,13 +24,12 @@ use crate::error::{Error, Kind};
 /// policy  = limit *( ";" limit )
 /// limit   = [ NAME ":" ] [ ALGORITHM ] COUNT "/" [ N ] UNIT [ OPTION ... ]
 /// ALGORITHM = token_bucket | leaky_bucket | fixed_window | sliding_log | sliding_window_counter
-///             (left out: sliding_window_counter, which is not for small counts: it gives a
-///             steady client about one unit less in each period)
+///             (token_bucket if left out)
 /// UNIT    = ms | s | sec | second(s) | m | min | minute(s) | h | hour(s) | d | day(s)
 /// OPTION  = burst COUNT (token_bucket) | capacity COUNT (leaky_bucket) | nodelay (leaky_bucket)
 /// ```
 ///
-/// `100/minute`, `token_bucket 1/2s burst 3`,
+/// `100/minute`, `1/2s burst 3`,
 /// `burst: token_bucket 10/s burst 20; daily: fixed_window 5000/day`. Spaces do not matter.
 /// Everything is in lower case, but names. [`Display`](std::fmt::Display) writes a text that reads as
 /// the same policy.
@@ -303,6 +302,14 @@ impl Algorithm for Policy {
         change!(self, state, |choice, s| choice.take(s, n, now));
     }
 
+    fn take_to_go(&self, state: &mut PolicyState, n: u64, now: Tick, departure: Departure) {
+        change!(self, state, |choice, s| choice.take_to_go(s, n, now, departure));
+    }
+
+    fn forgive(&self, state: &mut PolicyState, now: Tick) {
+        change!(self, state, |choice, s| choice.forgive(s, now));
+    }
+
     fn admit(&self, state: &mut PolicyState, n: u64, now: Tick) -> Admission {
         // What is not its own is made so only when units are taken.
         if !self.owns(state) {
@@ -356,8 +363,8 @@ impl Algorithm for Policy {
         choose!(self, state, |choice, s| choice.fresh_after(s, now))
     }
 
-    fn delay(&self, state: &PolicyState, now: Tick) -> u64 {
-        choose!(self, state, |choice, s| choice.delay(s, now))
+    fn departure(&self, state: &PolicyState, now: Tick) -> Departure {
+        choose!(self, state, |choice, s| choice.departure(s, now))
     }
 
     fn binding(&self, state: &PolicyState, n: u64, now: Tick) -> Binding {
@@ -618,6 +625,14 @@ impl Algorithm for Limit {
         change_limit!(self, state, |a, s| a.take(s, n, now));
     }
 
+    fn take_to_go(&self, state: &mut LimitState, n: u64, now: Tick, departure: Departure) {
+        change_limit!(self, state, |a, s| a.take_to_go(s, n, now, departure));
+    }
+
+    fn forgive(&self, state: &mut LimitState, now: Tick) {
+        change_limit!(self, state, |a, s| a.forgive(s, now));
+    }
+
     fn admit(&self, state: &mut LimitState, n: u64, now: Tick) -> Admission {
         if !self.owns(state) {
             return Admission::by_parts(self, state, n, now);
@@ -647,8 +662,8 @@ impl Algorithm for Limit {
         read!(self, state, |a, s| a.fresh_after(s, now))
     }
 
-    fn delay(&self, state: &LimitState, now: Tick) -> u64 {
-        read!(self, state, |a, s| a.delay(s, now))
+    fn departure(&self, state: &LimitState, now: Tick) -> Departure {
+        read!(self, state, |a, s| a.departure(s, now))
     }
 
     fn describe(&self) -> Vec<Description> {

@@ -4,13 +4,16 @@ use super::queue::{self, Queued, Queues};
 #[cfg(feature = "serde")]
 use super::snapshot::Snapshot;
 use super::{InProcess, Store};
-use crate::algorithm::{Admission, Algorithm, Binding, Description, Origin, Standing, Wait};
+use crate::algorithm::{
+    Admission, Algorithm, Binding, Departure, Description, Origin, Standing, Wait,
+};
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
 #[cfg(feature = "serde")]
 use crate::error::Error;
 #[cfg(feature = "tokio")]
 use crate::limiter::Limits;
+use crate::limiter::{Source, StoreFor};
 use crate::operation::Operation;
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -89,6 +92,13 @@ impl<T: Clone + Default + Send + Sync, C: Clock> TieredMemory<T, C> {
         for shard in 0..self.0.memory.shard_count() {
             self.0.memory.shrink(shard, |state, now| state.fresh_after(now) > 0);
         }
+        self.0.memory.shrink_shared(|state, now| state.fresh_after(now) > 0);
+    }
+
+    /// Resets the budget that all keys without a place share: see
+    /// [`Limiter::reset_shared`](crate::Limiter::reset_shared).
+    pub fn reset_shared(&self) {
+        self.0.memory.reset_shared();
     }
 }
 
@@ -178,6 +188,8 @@ impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for TieredMemory<T, C
     }
 }
 
+impl<L, C> StoreFor<L> for TieredMemory<<L::Algorithm as Algorithm>::State, C> where L: Source {}
+
 impl<A, C, K> Store<A, K> for TieredMemory<A::State, C>
 where
     A: Algorithm,
@@ -259,14 +271,13 @@ impl<T> Dated<T> {
         self.fresh_at.micros_since(now)
     }
 
-    /// Dates a state that was written at `now`. The date that it had is not earlier than any instant
-    /// at which it was written before, so that time does not stand still from there on.
+    /// Dates a state that was written at `now`.
     fn date<A>(&mut self, algorithm: &A, now: Tick)
     where
         A: Algorithm<State = T>,
     {
-        let now = now.max(self.fresh_at);
-        self.fresh_at = now.saturating_add(algorithm.fresh_after(&self.state, now));
+        let fresh_at = now.plus(algorithm.fresh_after(&self.state, now));
+        self.fresh_at = self.fresh_at.max(fresh_at);
     }
 }
 
@@ -291,6 +302,18 @@ impl<A: Algorithm> Algorithm for Dating<'_, A> {
 
     fn take(&self, dated: &mut Self::State, n: u64, now: Tick) {
         self.0.take(&mut dated.state, n, now);
+        dated.date(self.0, now);
+    }
+
+    fn take_to_go(&self, dated: &mut Self::State, n: u64, now: Tick, departure: Departure) {
+        self.0.take_to_go(&mut dated.state, n, now, departure);
+        dated.date(self.0, now);
+    }
+
+    fn forgive(&self, dated: &mut Self::State, now: Tick) {
+        self.0.forgive(&mut dated.state, now);
+        // Of a key that begins with it: its limits need not be those that it was dated by.
+        dated.fresh_at = Tick::default();
         dated.date(self.0, now);
     }
 
@@ -331,8 +354,8 @@ impl<A: Algorithm> Algorithm for Dating<'_, A> {
         dated.fresh_after(now)
     }
 
-    fn delay(&self, dated: &Self::State, now: Tick) -> u64 {
-        self.0.delay(&dated.state, now)
+    fn departure(&self, dated: &Self::State, now: Tick) -> Departure {
+        self.0.departure(&dated.state, now)
     }
 
     fn binding(&self, dated: &Self::State, n: u64, now: Tick) -> Binding {

@@ -6,7 +6,7 @@ use crate::decision::Decision;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use std::fmt::{self, Write};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// In which fields answers tell a client where it stands.
 ///
@@ -154,8 +154,8 @@ impl RateLimitFields {
             HeaderStyle::Draft6 => State::Three(&DRAFT_6, [limit, remaining, reset]),
             HeaderStyle::LegacyDelta => State::Three(&LEGACY, [limit, remaining, reset]),
             HeaderStyle::LegacyEpoch => {
-                let epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-                let at = seconds_rounded_up(epoch + decision.reset_after());
+                let decided_at = Duration::from_micros(decision.decided_at().as_micros());
+                let at = seconds_rounded_up(decided_at + decision.reset_after());
                 State::Three(&LEGACY, [limit, remaining, at])
             }
             HeaderStyle::None => State::None,
@@ -280,7 +280,7 @@ fn header_value(text: String) -> HeaderValue {
 #[allow(clippy::cast_possible_truncation, reason = "random numbers")]
 mod tests {
     use super::*;
-    use crate::{Algorithm, Name, Outcome, Policy};
+    use crate::{Algorithm, Name, Outcome, Policy, Tick};
 
     fn fields(policy: &str, style: HeaderStyle) -> RateLimitFields {
         let policy: Policy = policy.parse().unwrap();
@@ -338,6 +338,7 @@ mod tests {
 
     fn decision(outcome: Outcome, remaining: u64, micros: u64) -> Decision {
         Decision {
+            decided_at: Tick::default(),
             outcome,
             granted: 0,
             limit: 100,
@@ -389,10 +390,14 @@ mod tests {
         for (style, lines) in table {
             assert_eq!(written(style, &decision), lines, "{style:?}");
         }
-        let lines = written(HeaderStyle::LegacyEpoch, &decision);
-        let reset: u64 = lines[2].strip_prefix("x-ratelimit-reset: ").unwrap().parse().unwrap();
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-        assert!((now..now + 7).contains(&reset), "{reset} {now}");
+        // From the decision's own instant: no clock is read for it.
+        for (decided_at, reset_at) in
+            [(0, "5"), (900_000, "6"), (1_800_000_055_000_000, "1800000060")]
+        {
+            let decision = Decision { decided_at: Tick::from_micros(decided_at), ..decision };
+            let lines = written(HeaderStyle::LegacyEpoch, &decision);
+            assert_eq!(lines[2], format!("x-ratelimit-reset: {reset_at}"));
+        }
     }
 
     #[test]

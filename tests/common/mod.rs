@@ -121,7 +121,7 @@ fn limit_of(kind: usize) -> impl Strategy<Value = String> {
         4 => format!("leaky_bucket {quota} capacity {capacity} nodelay"),
         5 => format!("fixed_window {quota}"),
         6 => format!("sliding_log {quota}"),
-        _ => quota,
+        _ => format!("sliding_window_counter {quota}"),
     })
 }
 

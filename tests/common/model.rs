@@ -53,7 +53,7 @@ impl Model {
         let text = text.rsplit(": ").next().unwrap();
         let words: Vec<&str> = text.split(' ').collect();
         let (name, words) = match words[0].contains('/') {
-            true => ("counter", &words[..]),
+            true => ("token_bucket", &words[..]),
             false => (words[0], &words[1..]),
         };
         let (count, period) = words[0].split_once('/').unwrap();
@@ -147,7 +147,21 @@ impl Model {
         self.first(now, fresh) - now
     }
 
+    /// Whether a plain refund finds anything to give back. A queue has promised all its places.
+    fn refunds(&self, now: u64) -> bool {
+        match self.kind {
+            Kind::Queue => false,
+            Kind::Counter => self.taken_between(now - now % self.period, u64::MAX) > 0,
+            Kind::Token | Kind::Fixed | Kind::Log => self.used(now) > 0,
+        }
+    }
+
     pub fn apply(&mut self, operation: Operation, now: u64) -> Answer {
+        // Time stands still, and waits count from the asker's now all the same.
+        let asked_at = now;
+        let from_now = |after: u64, last: u64| {
+            if after > 0 { after + last.saturating_sub(asked_at) } else { 0 }
+        };
         let now = now.max(self.last);
         assert!(now > MIDNIGHT / 2, "instants lie well after the epoch");
         let room = self.room(now);
@@ -155,9 +169,9 @@ impl Model {
             if n > self.capacity {
                 Verdict::Never
             } else if n > room {
-                Verdict::Denied(self.wait(n, now))
+                Verdict::Denied(from_now(self.wait(n, now), self.last))
             } else if self.kind == Kind::Queue && n > 0 && self.fresh_after(now) > 0 {
-                Verdict::Delayed(self.fresh_after(now))
+                Verdict::Delayed(from_now(self.fresh_after(now), self.last))
             } else {
                 Verdict::Allowed
             }
@@ -173,7 +187,8 @@ impl Model {
             Operation::TakeUpTo(n) if room == 0 => (verdict(n.min(1)), 0, 0),
             Operation::TakeUpTo(n) => (verdict(n.min(room)), n.min(room), 0),
             Operation::Debit(n) => (Verdict::Allowed, n, 0),
-            Operation::Refund(n) => (Verdict::Allowed, 0, n),
+            Operation::Refund(n) if self.refunds(now) => (Verdict::Allowed, 0, n),
+            Operation::Refund(_) => (Verdict::Allowed, 0, 0),
             Operation::Reset => {
                 (self.level, self.last) = (0, 0);
                 self.taken.clear();
@@ -190,8 +205,9 @@ impl Model {
             granted: taken,
             limit: self.capacity,
             remaining,
-            reset_after: self.fresh_after(now),
-            next_after: (remaining < self.capacity).then(|| self.wait(remaining + 1, now)),
+            reset_after: self.fresh_after(now) + self.last.saturating_sub(asked_at),
+            next_after: (remaining < self.capacity)
+                .then(|| from_now(self.wait(remaining + 1, now), self.last)),
         }
     }
 
@@ -218,11 +234,6 @@ impl Model {
                 }
             }
         }
-        // What says nothing any more does not remember the time either.
         self.last = now;
-        if self.fresh_after(now) == 0 {
-            (self.level, self.last) = (0, 0);
-            self.taken.clear();
-        }
     }
 }

@@ -2,11 +2,15 @@
 
 --@ begin
 local key, numbers, pos = KEYS[1], ARGV[1], 1
-local PEEK, CHECK, TAKE_UP_TO, DEBIT = 0, 1, 2, 3
+local PEEK, CHECK, TAKE_UP_TO, DEBIT, RESERVE = 0, 1, 2, 3, 4
 local floor = math.floor
 local max_units = 35184372088831 -- 2^45 - 1
 local available, change, longest, view, states = math.huge, 0, 0, '', ''
 local taken_at, overdraws, repeated = false, false, false
+-- When units that are taken now may go, and the rate of the queue that they go from.
+local leaves_at, lead_units, lead_ticks = 0, 1, 0
+-- Whether a state is kept although it has expired: by the clients' clocks, for its instant.
+local keeps = false
 
 -- a * b / m, rounded down, and the remainder. a < 2^53; b and m < 2^45.
 local function mul_div(a, b, m)
@@ -57,14 +61,17 @@ elseif op == TAKE_UP_TO then
   if n < 0 then n = 0 end
   change = n
 elseif op == DEBIT then
-  change = n
+  change, leaves_at = n, 0
+elseif op == RESERVE then
+  -- Behind the settings is the longest delay.
+  if n <= available and leaves_at - clock <= struct.unpack('<d', numbers, at) then change = n end
 end
 
 --@ taken_at
 -- A settlement is for a request, and counts once.
 local REFUND, CHARGE = 0, 2
-local request_millis
-taken_at, request_millis, at = struct.unpack('<dd', numbers, at)
+local left_at, taken, request_millis, touched
+taken_at, left_at, taken, request_millis, at = struct.unpack('<dddd', numbers, at)
 local request = KEYS[2]
 if op == REFUND then
   taken_at = false
@@ -74,6 +81,7 @@ end
 
 --@ correct
 if not moved and not repeated then change = op == CHARGE and n or -n end
+leaves_at = 0
 
 --@ remember
 if request and not moved and not repeated then redis.call('SET', request, '', 'PX', request_millis) end
@@ -85,15 +93,21 @@ if needed_millis < min_ttl_millis then needed_millis = min_ttl_millis end
 local ttl_millis = needed_millis + floor(longest * (clock % 1024) / 16384000)
 
 --@ save
-if longest > 0 then
+-- By the clients' clocks time stands still where they go back, also for a key whose units were all
+-- given back.
+if longest > 0 or keeps then
   redis.call('SET', key, states, 'PX', ttl_millis)
 else
   redis.call('DEL', key)
 end
 
+--@ reset
+redis.call('DEL', KEYS[1])
+return struct.pack('<dd', clock, 0)
+
 --@ publish
 -- A refusal is told to a stream. Where that fails, the decision stands.
-if change == 0 and not moved and (op == CHECK or op == TAKE_UP_TO) then
+if change == 0 and not moved and (op == CHECK or op == TAKE_UP_TO or op == RESERVE) then
   local _, asked = struct.unpack('<Bd', numbers)
   if asked > 0 then
     local max_len, head = struct.unpack('<dd', numbers, #numbers - 15)

@@ -17,6 +17,7 @@ use crate::algorithm::{
 use crate::clock::{Clock, Tick};
 use crate::decision::Decision;
 use crate::error::{Error, Failure, Kind, StoreFailure};
+use crate::limiter::{Source, StoreFor};
 use crate::operation::Operation;
 use crate::quota::Quota;
 #[cfg(feature = "redis-cluster")]
@@ -26,7 +27,7 @@ use connection::{CONNECTION_TIMEOUT, Connection};
 use given_cluster::GivenCluster;
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
-use script::{Scripts, Source, Time, Variant};
+use script::{ScriptText, Scripts, Time, Variant};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -381,7 +382,7 @@ impl Redis {
     /// Runs a script, which the server may have to be given again.
     async fn run(
         &self,
-        script: &Source,
+        script: &ScriptText,
         keys: &[Vec<u8>],
         numbers: &[u8],
         deadline: Instant,
@@ -410,6 +411,8 @@ fn deadline(timeout: Duration) -> Instant {
 
 /// The version of what is stored, a part of every key.
 const FORMAT: &str = "1";
+
+impl<L: Source> StoreFor<L> for Redis {}
 
 impl<A, K> Store<A, K> for Redis
 where
@@ -451,7 +454,7 @@ where
         let (Ok(runtime), Ok(scripts)) = (runtime, self.scripts(&limits)) else { return };
         let call = Call { store: self, algorithm, limits, scripts: &scripts, operation };
         let (script, numbers) = call.script();
-        let script = Source { text: script.text.clone(), sha: script.sha.clone() };
+        let script = ScriptText { text: script.text.clone(), sha: script.sha.clone() };
         let store = self.clone();
         let attempts = call.attempts();
         runtime.spawn(async move {
@@ -471,6 +474,9 @@ where
 }
 
 const SETTLEMENT_ATTEMPTS: u32 = 4;
+
+/// As the scripts call a check with a longest delay.
+const RESERVE: u8 = 4;
 
 /// How long a settlement without a request's id is remembered at least.
 const MIN_MEMORY: Duration = Duration::from_secs(60);
@@ -515,10 +521,13 @@ impl<A: Scripted> Call<'_, A> {
     }
 
     /// The script to run now, and the numbers that it reads.
-    fn script(&self) -> (&Source, Vec<u8>) {
+    fn script(&self) -> (&ScriptText, Vec<u8>) {
         let Scripts { take, correct, reset, .. } = self.scripts;
         let (script, code, n) = match self.operation {
             Operation::Peek(n) => (take, 0, n),
+            Operation::Reserve(n, receipt) if receipt.longest_delay_micros() < MAX_NUMBER => {
+                (take, RESERVE, n)
+            }
             Operation::Check(n) | Operation::Reserve(n, _) => (take, 1, n),
             Operation::TakeUpTo(n) => (take, 2, n),
             Operation::Debit(n) => (take, 3, n),
@@ -538,16 +547,25 @@ impl<A: Scripted> Call<'_, A> {
         let min_ttl_millis = u64::try_from(self.store.min_ttl.as_millis()).unwrap_or(u64::MAX);
         push_number(&mut numbers, min_ttl_millis);
         if let Some(clock) = &self.store.clock {
-            push_number(&mut numbers, clock.now().min(Tick::MAX).as_micros());
+            push_number(&mut numbers, clock.now().as_micros());
         }
         if std::ptr::eq(script, correct) {
-            let taken_at = origin.map_or(0, |origin| origin.taken_at().as_micros());
-            push_number(&mut numbers, taken_at);
-            push_number(&mut numbers, self.memory_millis());
+            let [taken_at, leaves_at, units] = origin.map_or([0; 3], |origin| {
+                [origin.taken_at().as_micros(), origin.leaves_at().as_micros(), origin.units()]
+            });
+            for number in [taken_at, leaves_at, units, self.memory_millis()] {
+                push_number(&mut numbers, number);
+            }
         }
         numbers.extend_from_slice(&self.limits.numbers);
-        for fresh_after in origin.map_or(&[][..], |origin| origin.fresh_after()) {
-            push_number(&mut numbers, *fresh_after);
+        if let Operation::Reserve(_, receipt) = self.operation
+            && code == RESERVE
+        {
+            push_number(&mut numbers, receipt.longest_delay_micros());
+        }
+        for limit in origin.map_or(&[][..], |origin| origin.limits()) {
+            push_number(&mut numbers, limit.fresh_at.as_micros());
+            push_number(&mut numbers, limit.until.as_micros());
         }
         if let Some(stream) = self.store.refusals.as_ref().filter(|_| std::ptr::eq(script, take)) {
             push_number(&mut numbers, stream.max_len);

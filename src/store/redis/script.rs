@@ -11,20 +11,20 @@ pub(super) struct Scripts {
     algorithms: Box<[Script]>,
     variant: Variant,
     /// Checks, peeks, partial takes and debits.
-    pub(super) take: Source,
+    pub(super) take: ScriptText,
     /// Refunds and settlements.
-    pub(super) correct: Source,
-    pub(super) reset: Source,
+    pub(super) correct: ScriptText,
+    pub(super) reset: ScriptText,
 }
 
 /// A script's text, and the name by which the server finds it.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct ScriptText {
     pub(super) text: String,
     pub(super) sha: String,
 }
 
-impl Source {
+impl ScriptText {
     fn new(text: &str) -> Self {
         let sha = redis::Script::new(text).get_hash().to_owned();
         Self { text: text.to_owned(), sha }
@@ -59,9 +59,9 @@ impl Scripts {
         Ok(Self {
             algorithms: algorithms.into(),
             variant,
-            take: Source::new(&compose(algorithms, variant, Kind::Take)?),
-            correct: Source::new(&compose(algorithms, variant, Kind::Correct)?),
-            reset: Source::new("redis.call('DEL', KEYS[1]) return struct.pack('<dd', 0, 0)"),
+            take: ScriptText::new(&compose(algorithms, variant, Kind::Take)?),
+            correct: ScriptText::new(&compose(algorithms, variant, Kind::Correct)?),
+            reset: ScriptText::new(&compose_reset(variant.time)?),
         })
     }
 
@@ -84,14 +84,11 @@ fn compose(algorithms: &[Script], variant: Variant, kind: Kind) -> Result<String
     // A log on a key of its own is neither read nor written as a whole.
     let alone = algorithms.len() == 1 && algorithms[0].section("write_alone").is_some();
     let views = algorithms.iter().any(|algorithm| algorithm.section("view").is_some());
-    let parts = Parts { alone, views, kind };
+    let parts = Parts { time: variant.time, alone, views, kind };
 
     let mut text = String::new();
     text += section(DRIVER, "begin")?;
-    text += match variant.time {
-        Time::Server => section(DRIVER, "server_time")?,
-        Time::Client => section(DRIVER, "client_time")?,
-    };
+    text += time_section(variant.time)?;
     if kind == Kind::Correct {
         text += section(DRIVER, "taken_at")?;
     }
@@ -100,7 +97,10 @@ fn compose(algorithms: &[Script], variant: Variant, kind: Kind) -> Result<String
     }
     parts.add(algorithms, &mut text)?;
     if !alone {
-        text += "if change ~= 0 or moved then\n";
+        text += match kind {
+            Kind::Take => "if change ~= 0 or moved then\n",
+            Kind::Correct => "if touched or moved then\n",
+        };
         text += section(DRIVER, "ttl")?;
         text += section(DRIVER, "save")?;
         text += "end\n";
@@ -120,7 +120,22 @@ fn compose(algorithms: &[Script], variant: Variant, kind: Kind) -> Result<String
     Ok(text)
 }
 
+fn compose_reset(time: Time) -> Result<String, Error> {
+    Ok(format!("local numbers = ARGV[1]\n{}{}", time_section(time)?, section(DRIVER, "reset")?))
+}
+
+fn time_section(time: Time) -> Result<&'static str, Error> {
+    section(
+        DRIVER,
+        match time {
+            Time::Server => "server_time",
+            Time::Client => "client_time",
+        },
+    )
+}
+
 struct Parts {
+    time: Time,
     alone: bool,
     views: bool,
     kind: Kind,
@@ -143,6 +158,7 @@ impl Parts {
         let open = if self.alone { "open_alone" } else { "open" };
         *text += algorithm.section(open).unwrap_or_default();
         *text += section(algorithm, "room")?;
+        *text += algorithm.section("delay").unwrap_or_default();
         *text += "if room < available then available = room end\nlocal to = pos - 1\n";
         if inner.is_empty() {
             self.add(inner, text)?;
@@ -165,14 +181,25 @@ impl Parts {
         self.record(algorithm, inner.len(), text)?;
         *text += "end\n";
         *text += section(algorithm, "fresh_after")?;
+        if self.time == Time::Client {
+            // From this client's now, which may be before the state was last written.
+            *text += "if fresh_after >= 0 then fresh_after, keeps = fresh_after + now - clock, true end\n";
+        }
         *text += "if fresh_after > longest then longest = fresh_after end\n";
         if self.alone {
+            if self.kind == Kind::Correct {
+                *text += "if not untouched then\n";
+            }
             *text += section(DRIVER, "ttl")?;
             *text += section(algorithm, "write_alone")?;
+            if self.kind == Kind::Correct {
+                *text += "end\n";
+            }
         } else {
             *text += section(algorithm, "write")?;
             if self.kind == Kind::Correct {
-                *text += "if untouched then state = string.sub(stored, from, to) end\n";
+                *text += "if not untouched then touched = true \
+                          elseif stored then state = string.sub(stored, from, to) end\n";
             }
             *text +=
                 if inner.is_empty() { "states = state\n" } else { "states = state .. states\n" };
@@ -193,10 +220,13 @@ impl Parts {
         *text += "if change > 0 then\nlocal n = n\n";
         *text += "if n > limit + room then n = limit + room end\nif n > 0 then\n";
         *text += section(algorithm, "take")?;
-        *text += "else\nuntouched = true\nend\nelse\nlocal fresh_at = taken_at\nif taken_at then\n";
-        let back = 8 * (behind + 1);
-        writeln!(text, "fresh_at = taken_at + struct.unpack('<d', numbers, #numbers - {back} + 1)")
-            .expect("a String takes it");
+        *text += "else\nuntouched = true\nend\nelse\nlocal fresh_at, held_until = taken_at, taken_at\nif taken_at then\n";
+        let back = 16 * (behind + 1);
+        writeln!(
+            text,
+            "fresh_at, held_until = struct.unpack('<dd', numbers, #numbers - {back} + 1)"
+        )
+        .expect("a String takes it");
         *text += "end\n";
         *text += section(algorithm, "give_back")?;
         *text += "end\n";
