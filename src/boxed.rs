@@ -10,7 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 #[cfg(feature = "tokio")]
-use tokio::time::Instant;
+use std::time::Duration;
 
 /// Any [`RateLimiter`] for keys of type `K`, its own type forgotten: for a field or a function
 /// that takes limiters of several kinds. Its clones are one limiter.
@@ -49,7 +49,7 @@ trait ErasedRateLimiter<K: ?Sized>: Describe {
     fn decide_now(&self, key: &K, operation: Operation<'_>) -> Option<Result<Decision, BoxError>>;
     fn decide_later(&self, key: &K, operation: Operation<'_>);
     #[cfg(feature = "tokio")]
-    fn acquire<'a>(&'a self, key: &'a K, n: u64, deadline: Option<Instant>) -> BoxFuture<'a>;
+    fn acquire<'a>(&'a self, key: &'a K, n: u64, longest: Option<Duration>) -> BoxFuture<'a>;
     fn describe_for(&self, key: &K) -> Option<Vec<Description>>;
 }
 
@@ -72,8 +72,8 @@ where
     }
 
     #[cfg(feature = "tokio")]
-    fn acquire<'a>(&'a self, key: &'a K, n: u64, deadline: Option<Instant>) -> BoxFuture<'a> {
-        Box::pin(async move { self.acquire_until(key, n, deadline).await.map_err(Into::into) })
+    fn acquire<'a>(&'a self, key: &'a K, n: u64, longest: Option<Duration>) -> BoxFuture<'a> {
+        Box::pin(async move { self.acquire_within(key, n, longest).await.map_err(Into::into) })
     }
 
     fn describe_for(&self, key: &K) -> Option<Vec<Description>> {
@@ -114,13 +114,13 @@ impl<K: Sync + ?Sized> RateLimiter<K> for BoxRateLimiter<K> {
     }
 
     #[cfg(feature = "tokio")]
-    async fn acquire_until(
+    async fn acquire_within(
         &self,
         key: &K,
         n: u64,
-        deadline: Option<Instant>,
+        longest: Option<Duration>,
     ) -> Result<Decision, BoxError> {
-        self.0.acquire(key, n, deadline).await
+        self.0.acquire(key, n, longest).await
     }
 
     fn describe_for(&self, key: &K) -> Option<Vec<Description>> {

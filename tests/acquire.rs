@@ -2,17 +2,19 @@
 
 mod common;
 
-use common::{MIDNIGHT, each_algorithm, micros, parse};
+use common::{MIDNIGHT, each_algorithm, parse};
 use proptest::prelude::*;
 use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, advance, sleep, timeout};
 use tollgate::{
-    Carry, Decision, Describe, Description, Limiter, Live, ManualClock, Memory, Operation, Outcome,
-    Policy, PolicyState, RateLimiter, Tick, TieredMemory, TokioClock,
+    BoxRateLimiter, Carry, Decision, Describe, Description, Limiter, Live, ManualClock, Memory,
+    Operation, Outcome, Policy, PolicyState, RateLimiter, Tick, TieredMemory, TokioClock,
 };
 
 type Limits = Limiter<Policy, Memory<PolicyState, TokioClock>>;
@@ -20,6 +22,10 @@ type Limits = Limiter<Policy, Memory<PolicyState, TokioClock>>;
 fn limiter(policy: &str) -> Arc<Limits> {
     let clock = TokioClock::start_at(Tick::from_micros(MIDNIGHT));
     Arc::new(Limiter::with_clock(parse(policy), clock))
+}
+
+const fn micros(micros: u64) -> Duration {
+    Duration::from_micros(micros)
 }
 
 const fn millis(millis: u64) -> Duration {
@@ -399,7 +405,7 @@ proptest! {
             assert_eq!(limiter.peek("k").remaining(), 100);
             (granted.load(SeqCst), elapsed, left)
         });
-        let passed = micros(elapsed);
+        let passed = common::micros(elapsed);
         match kind {
             // Buckets: nothing is lost but what flows over; here nothing does while somebody waits.
             0 | 2 => prop_assert!(granted + left <= 100 + passed / 10_000),
@@ -412,4 +418,138 @@ proptest! {
         let fewest = if kind == 5 { 90 } else { 100 } * (passed / 1_000_000).saturating_sub(1);
         prop_assert!(granted >= fewest, "{} in {:?}", granted, elapsed);
     }
+}
+
+/// Polls a future once, and leaves it.
+fn poll_once<F: Future>(waiting: Pin<&mut F>) {
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(waiting.poll(&mut context).is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_past_its_deadline_is_out_of_the_queue_whoever_notices() {
+    let limiter = limiter("token_bucket 10/s burst 1");
+    assert!(limiter.check("k").is_allowed());
+    let mut left = pin!(limiter.acquire("k").within(millis(200)).into_future());
+    poll_once(left.as_mut());
+    // Until then the unit is the waiter's, and the stated wait comes true.
+    assert_eq!(limiter.check("k").outcome(), Outcome::Denied(millis(200)));
+    advance(millis(150)).await;
+    assert_eq!(limiter.check("k").outcome(), Outcome::Denied(millis(50)));
+    advance(millis(50)).await;
+    assert!(limiter.check("k").is_allowed());
+    advance(Duration::from_secs(3_600)).await;
+    assert!(limiter.check("k").is_allowed());
+    assert!(!limiter.check("k").is_allowed());
+    // Polled at last, it is denied and charged nothing, also when there are units.
+    advance(Duration::from_secs(1)).await;
+    let denied = left.await;
+    assert_eq!((denied.outcome(), denied.granted()), (Outcome::Denied(micros(1)), 0));
+    assert_eq!(limiter.peek("k").remaining(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_is_due_and_not_polled_is_passed_over_after_a_second() {
+    for behind in [0, 1] {
+        let limiter = limiter("token_bucket 10/s burst 1");
+        assert!(limiter.check("k").is_allowed());
+        let mut left = pin!(limiter.acquire("k").into_future());
+        poll_once(left.as_mut());
+        let mut tasks = JoinSet::new();
+        for name in 0..behind {
+            spawn(&mut tasks, &limiter, name, 1).await;
+        }
+        // It could have gone after 100 ms, so it is waited for until 1,100 ms.
+        advance(millis(400)).await;
+        let wait = limiter.check("k").retry_after().unwrap();
+        assert_eq!(wait, millis(700 + 100 * behind));
+        if behind > 0 {
+            sleep(millis(701)).await; // nobody but the second looks
+            assert_eq!(limiter.check("k").outcome(), Outcome::Denied(millis(99)));
+            advance(millis(99) - micros(1)).await;
+        } else {
+            advance(wait - micros(1)).await;
+        }
+        assert!(!limiter.check("k").is_allowed());
+        advance(micros(1)).await;
+        while let Some(done) = tasks.try_join_next() {
+            let (_, after, decision) = done.unwrap();
+            assert!(decision.is_allowed());
+            assert!(after >= millis(1_100), "{after:?}");
+        }
+        assert!(limiter.check("k").is_allowed());
+        assert!(!left.await.is_allowed());
+    }
+}
+
+/// A refund makes it due at once, and the second counts from there.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_is_given_its_second_from_when_its_units_are_there() {
+    let limiter = limiter("token_bucket 1/h burst 1");
+    assert!(limiter.check("k").is_allowed());
+    let mut left = pin!(limiter.acquire("k").into_future());
+    poll_once(left.as_mut());
+    advance(Duration::from_secs(60)).await;
+    let _ = limiter.refund("k", 1);
+    advance(millis(999)).await;
+    assert_eq!(limiter.check("k").outcome(), Outcome::Denied(millis(1)));
+    // In time, it goes.
+    assert!(left.await.is_allowed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_after_the_deadline_is_denied_and_charged_nothing() {
+    async fn holds<L: RateLimiter<str>>(limiter: &L) {
+        let past = Instant::now() - millis(1);
+        let Ok(denied) = limiter.acquire("k").until(past).await else { unreachable!() };
+        assert_eq!((denied.outcome(), denied.granted()), (Outcome::Denied(micros(1)), 0));
+        let Ok(never) = limiter.acquire_n("k", 100).until(past).await else { unreachable!() };
+        assert_eq!(never.outcome(), Outcome::Never);
+        let Ok(peeked) = limiter.peek("k").await else { unreachable!() };
+        assert_eq!(peeked.remaining(), 3);
+        // At the deadline it is in time, and no time at all is enough for what is there.
+        let Ok(allowed) = limiter.acquire("k").until(Instant::now()).await else { unreachable!() };
+        assert!(allowed.is_allowed());
+        let waiting = limiter.acquire("k").within(Duration::ZERO);
+        advance(millis(5)).await;
+        let Ok(allowed) = waiting.await else { unreachable!() };
+        assert!(allowed.is_allowed());
+    }
+    for policy in each_algorithm("3/h") {
+        if policy == "leaky_bucket 3/h" {
+            continue; // the second would be delayed
+        }
+        holds(&*limiter(&policy)).await;
+        holds(&BoxRateLimiter::<str>::new(Arc::into_inner(limiter(&policy)).unwrap())).await;
+    }
+}
+
+/// What was foreseen for it does not count any more when the key is reset.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_was_to_wait_for_an_hour_does_not_hold_up_a_key_that_is_reset() {
+    let limiter = limiter("token_bucket 1/h burst 10");
+    assert!(limiter.check_n("k", 10).is_allowed());
+    let mut left = pin!(limiter.acquire("k").into_future());
+    poll_once(left.as_mut());
+    advance(Duration::from_secs(1)).await;
+    let _ = limiter.reset("k");
+    let wait = limiter.check("k").retry_after();
+    assert_eq!(wait, Some(micros(1))); // the waiter is expected to go at once
+    advance(micros(1)).await;
+    assert_eq!(limiter.check("k").retry_after(), Some(Duration::from_secs(1) - micros(1)));
+    advance(Duration::from_secs(1) - micros(1)).await;
+    assert!(limiter.check("k").is_allowed());
+}
+
+/// A waiter is not passed over because the limiter's clock has been set forward: by tokio's clock,
+/// which it sleeps by, it was polled just now.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_forward_denies_no_waiter() {
+    let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
+    let limiter = Limiter::with_clock(parse("token_bucket 1/s burst 1"), clock.clone());
+    assert!(limiter.check("k").is_allowed());
+    let mut waiting = pin!(limiter.acquire("k").into_future());
+    poll_once(waiting.as_mut());
+    clock.advance(Duration::from_secs(3_600));
+    assert!(waiting.await.is_allowed());
 }

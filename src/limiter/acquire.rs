@@ -14,11 +14,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// Waits for units of a key: `limiter.acquire("alice").await`.
 ///
-/// What it returns is admitted, unless that is no use: a cost above the limit is
+/// What it returns is allowed, unless that is no use: a cost above the limit is
 /// [`Never`](Outcome::Never), and with a deadline, what would come later is
 /// [`Denied`](Outcome::Denied) at once and charged nothing, with the wait that it would have taken,
-/// those before it included; for a [`LeakyBucket`](crate::LeakyBucket) that delays, with the time after
-/// which the same deadline, as long from then, would do. A key that is [blocked](crate::Exceptions) is denied at once.
+/// those before it included; for a [`LeakyBucket`](crate::LeakyBucket) that delays, with the time
+/// after which the same deadline, as long from then, would do. A key that is
+/// [blocked](crate::Exceptions) is denied at once.
 ///
 /// **In process** those who wait for one key are served in the order in which they came, each when
 /// there are units for it, and nobody else takes any as long as somebody waits. At most
@@ -27,21 +28,23 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// **Elsewhere**, as in Redis, it asks, sleeps for as long as it is told and up to a tenth longer,
 /// and asks again, 20 times at most; then it is denied. Of several that wait, any may come first.
 ///
-/// A [`LeakyBucket`](crate::LeakyBucket)'s delay is waited for too, and is in time or not. In Redis it
-/// is known only once the place in that queue is taken, which is then given back.
+/// A [`LeakyBucket`](crate::LeakyBucket)'s delay is waited for too. If it would end after the
+/// deadline, no place in that queue is taken.
 ///
 /// With a deadline it does not begin to ask for units any later than then. What it has asked for may
 /// have been taken, so it waits for the answer, which may come later than the deadline by as much as
-/// the store may take: in Redis its timeout, or 6.5 times that where a place is taken and given back.
+/// the store may take: in Redis its timeout.
 ///
-/// Whoever drops the future leaves the queue, and gives back a place in a leaky bucket's. (In Redis,
-/// what is being asked for at that moment may be charged all the same.) A future that was polled once
-/// keeps its place in the queue: one that is not polled any more, and not dropped, lets nobody pass.
+/// Dropping the future leaves the queue, and gives up the place in a leaky bucket's: the last place is
+/// taken again, any other leaks unused, as departures have been promised behind it. (In Redis, what
+/// is being asked for at that moment may be charged all the same.) A future that was polled once
+/// keeps its place in the queue until its deadline, and at most for a second after its units are
+/// there: then it is passed over, and denied when it is polled at last.
 ///
-/// Sleeping is up to tokio's timer, which is exact to a millisecond. So that no rate is lost to that, units
-/// count as taken when they could have been, up to 2 ms ago: what goes out may lie so much closer
-/// together than limits of a few milliseconds allow. Where limits are replaced, those
-/// who wait notice within a second.
+/// Sleeping is up to tokio's timer, which is exact to a millisecond. So that no rate is lost to that,
+/// units count as taken when they could have been, up to 2 ms ago: departures may be so much closer
+/// together than limits of a few milliseconds allow. If limits are replaced, waiters notice within a
+/// second.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -62,20 +65,30 @@ pub struct Acquire<'a, K: ?Sized, L: RateLimiter<K>, O> {
     pub(super) limiter: &'a L,
     pub(super) key: &'a K,
     pub(super) n: u64,
-    pub(super) deadline: Option<Instant>,
+    pub(super) patience: Patience,
     pub(super) answer: fn(Result<Decision, L::Error>) -> O,
 }
 
+/// For how long somebody waits.
+#[derive(Copy, Clone, Debug)]
+pub(super) enum Patience {
+    Endless,
+    Within(Duration),
+    Until(Instant),
+}
+
 impl<K: ?Sized, L: RateLimiter<K>, O> Acquire<'_, K, L, O> {
-    /// Waits no longer than until then, by [tokio's clock](tokio::time::Instant), and for the answer to
-    /// what it has asked for by then.
+    /// Waits no longer than until `deadline`, by [tokio's clock](tokio::time::Instant), and for the
+    /// answer to what it has asked for by then. If it is first polled after the deadline, it is
+    /// denied and takes nothing.
     pub fn until(self, deadline: Instant) -> Self {
-        Self { deadline: Some(deadline), ..self }
+        Self { patience: Patience::Until(deadline), ..self }
     }
 
-    /// Waits no longer than that from now; see [`until`](Self::until).
+    /// Waits no longer than `longest` from when it is first polled; see [`until`](Self::until). With
+    /// zero it takes what is there, and never waits.
     pub fn within(self, longest: Duration) -> Self {
-        Self { deadline: Instant::now().checked_add(longest), ..self }
+        Self { patience: Patience::Within(longest), ..self }
     }
 }
 
@@ -89,8 +102,23 @@ where
     type IntoFuture = Pin<Box<dyn Future<Output = O> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { limiter, key, n, deadline, answer } = self;
-        Box::pin(async move { answer(limiter.acquire_until(key, n, deadline).await) })
+        let Self { limiter, key, n, patience, answer } = self;
+        Box::pin(async move {
+            let longest = match patience {
+                Patience::Endless => None,
+                Patience::Within(longest) => Some(longest),
+                Patience::Until(deadline) => {
+                    match deadline.checked_duration_since(Instant::now()) {
+                        Some(left) => Some(left),
+                        None => {
+                            let peeked = limiter.decide(key, Operation::Peek(n)).await;
+                            return answer(peeked.map(Decision::missed));
+                        }
+                    }
+                }
+            };
+            answer(limiter.acquire_within(key, n, longest).await)
+        })
     }
 }
 
@@ -98,7 +126,7 @@ impl<K: ?Sized, L: RateLimiter<K>, O> fmt::Debug for Acquire<'_, K, L, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acquire")
             .field("n", &self.n)
-            .field("deadline", &self.deadline)
+            .field("patience", &self.patience)
             .finish_non_exhaustive()
     }
 }
@@ -110,20 +138,21 @@ pub(super) async fn ask_again<K, L>(
     limiter: &L,
     key: &K,
     n: u64,
-    deadline: Option<Instant>,
+    longest: Option<Duration>,
 ) -> Result<Decision, L::Error>
 where
     K: Sync + ?Sized,
     L: RateLimiter<K> + ?Sized,
 {
-    let receipt = Receipt::new();
+    let deadline = deadline_after(longest);
     for attempt in 1.. {
-        let decision = limiter.decide(key, Operation::Reserve(n, &receipt)).await?;
         let left =
             deadline.map_or(Duration::MAX, |deadline| deadline - Instant::now().min(deadline));
+        let receipt = Receipt::new().longest_delay(left);
+        let decision = limiter.decide(key, Operation::Reserve(n, &receipt)).await?;
         match decision.outcome {
-            Outcome::Delayed(delay) if delay <= left => {
-                // The place in the queue is given back by whoever does not wait.
+            Outcome::Delayed(delay) => {
+                // The place in the queue is given up if this is dropped.
                 let give_back =
                     OnDrop(|| limiter.decide_later(key, Operation::Settle(0, &receipt)));
                 sleep(delay).await;
@@ -139,10 +168,8 @@ where
                     standing.unwrap_or(Decision { outcome: Outcome::Allowed, ..decision });
                 return Ok(Decision { granted: decision.granted, ..standing });
             }
-            Outcome::Delayed(delay) => {
-                let after = limiter.decide(key, Operation::Settle(0, &receipt)).await?;
-                return Ok(after.refused(delay - left));
-            }
+            // The units are there, and would be delayed for too long.
+            Outcome::Denied(late) if decision.remaining >= n => return Ok(decision.refused(late)),
             Outcome::Denied(wait) if wait <= left && attempt < MAX_ATTEMPTS => {
                 sleep((wait + jitter(wait)).min(left)).await;
             }
@@ -150,6 +177,11 @@ where
         }
     }
     unreachable!("the attempts are bounded")
+}
+
+/// When a wait that begins now is over, if it ever is.
+pub(crate) fn deadline_after(longest: Option<Duration>) -> Option<Instant> {
+    longest.and_then(|longest| Instant::now().checked_add(longest))
 }
 
 /// Up to a tenth of `wait`, so that not all who were told the same ask again together.

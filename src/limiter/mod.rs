@@ -17,9 +17,11 @@ mod reservation;
 pub use acquire::Acquire;
 #[cfg(any(all(feature = "memory", feature = "tokio"), feature = "redis-cluster"))]
 pub(crate) use acquire::OnDrop;
+#[cfg(feature = "tokio")]
+use acquire::Patience;
 #[cfg(feature = "memory")]
 pub use exceptions::Exceptions;
-pub use limits::{Limits, Source};
+pub use limits::{Limits, Source, StoreFor, Uniform};
 pub use live::{Carry, Live};
 pub use per_key::PerKey;
 pub use reservation::{Immediate, Reservation};
@@ -31,7 +33,7 @@ use crate::store::Store;
 use std::future::Future;
 use std::sync::Arc;
 #[cfg(feature = "tokio")]
-use tokio::time::Instant;
+use std::time::Duration;
 
 /// Decides for keys of type `K`: what generic code and the `tower` layer use.
 ///
@@ -92,18 +94,19 @@ pub trait RateLimiter<K: ?Sized>: Describe {
         let _ = self.decide_now(key, operation);
     }
 
-    /// Waits for `n` units, no longer than until `deadline`: what [`acquire`](Self::acquire) does.
+    /// Waits for `n` units, no longer than `longest` if that is given: what
+    /// [`acquire`](Self::acquire) does.
     #[cfg(feature = "tokio")]
-    fn acquire_until(
+    fn acquire_within(
         &self,
         key: &K,
         n: u64,
-        deadline: Option<Instant>,
+        longest: Option<Duration>,
     ) -> impl Future<Output = Result<Decision, Self::Error>> + Send
     where
         K: Sync,
     {
-        acquire::ask_again(self, key, n, deadline)
+        acquire::ask_again(self, key, n, longest)
     }
 
     /// Waits for one unit.
@@ -140,7 +143,7 @@ pub trait RateLimiter<K: ?Sized>: Describe {
     where
         Self: Sized,
     {
-        Acquire { limiter: self, key, n, deadline: None, answer: |decided| decided }
+        Acquire { limiter: self, key, n, patience: Patience::Endless, answer: |decided| decided }
     }
 
     /// Takes `n` units as an estimate, if there are so many, to be [settled](Reservation::settle)
@@ -259,8 +262,20 @@ type DefaultStore<L> = std::marker::PhantomData<L>;
 
 impl<L: Source, S> Limiter<L, S> {
     /// A limiter that decides by an algorithm, or another source of `limits`, on the states in
-    /// `store`, of the crate's or your own.
-    pub const fn with_store(limits: L, store: S) -> Self {
+    /// `store`, of the crate's or your own. Limits that differ from key to key do not compile with a
+    /// [`Memory`](crate::Memory), which would forget states too early:
+    ///
+    /// ```compile_fail,E0277
+    /// use tollgate::{Limiter, Memory, MonotonicClock, PerKey, Quota, TokenBucket};
+    ///
+    /// static FREE: TokenBucket = TokenBucket::new(Quota::per_hour(10));
+    /// let limits = PerKey::new(|_: &str| &FREE);
+    /// let limiter = Limiter::with_store(limits, Memory::new(MonotonicClock::default()));
+    /// ```
+    pub const fn with_store(limits: L, store: S) -> Self
+    where
+        S: StoreFor<L>,
+    {
         Self { limits, store }
     }
 }
@@ -324,15 +339,16 @@ where
     }
 
     #[cfg(feature = "tokio")]
-    async fn acquire_until(
+    async fn acquire_within(
         &self,
         key: &K,
         n: u64,
-        deadline: Option<Instant>,
+        longest: Option<Duration>,
     ) -> Result<Decision, Self::Error> {
+        let deadline = acquire::deadline_after(longest);
         match self.store.acquire_in_turn(&self.limits, key, n, deadline) {
             Some(turn) => Ok(turn.await),
-            None => acquire::ask_again(self, key, n, deadline).await,
+            None => acquire::ask_again(self, key, n, longest).await,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::limiter::{Limits, OnDrop};
 use crate::math::micros;
 use crate::operation::Operation;
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use dashmap::mapref::entry::{Entry, OccupiedEntry};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -50,6 +50,12 @@ struct Queue<T> {
     waiters: VecDeque<Waiter>,
     /// The instant up to which units have been given out.
     served_until: Tick,
+    /// When the first was last polled or woken, by the one before it or by a change of the units.
+    woken_at: Tick,
+    /// The same instant by tokio's clock.
+    woken_instant: Instant,
+    /// No deadline of a waiter is earlier.
+    earliest_deadline: Option<Instant>,
     /// How things will stand when all of them have gone; unknown after a change that was not
     /// foreseen.
     behind: Option<Behind<T>>,
@@ -58,6 +64,7 @@ struct Queue<T> {
 struct Waiter {
     ticket: u64,
     units: u64,
+    deadline: Option<Instant>,
     turn: Arc<Notify>,
 }
 
@@ -65,11 +72,18 @@ struct Waiter {
 struct Behind<T> {
     state: T,
     at: Tick,
+    /// Whether the first is taken to be passed over.
+    without_first: bool,
 }
 
 /// A timer may be so late: then units count as taken when they could have been, so that no rate is
 /// lost to its resolution of a millisecond.
 const TIMER_LATENESS_MICROS: u64 = 2_000;
+const TIMER_LATENESS: Duration = Duration::from_micros(TIMER_LATENESS_MICROS);
+
+/// A waiter that could have gone so long ago, and was not polled, is passed over.
+const PATIENCE_MICROS: u64 = 1_000_000;
+const PATIENCE: Duration = Duration::from_micros(PATIENCE_MICROS);
 
 impl<T> Queues<T> {
     pub(super) const fn new() -> Self {
@@ -95,32 +109,28 @@ impl<T> Queues<T> {
         self.by_key.get_or_init(DashMap::new)
     }
 
-    /// Tells whoever waits for a key that its units have changed otherwise than by going.
-    pub(super) fn changed(&self, fingerprint: u64) {
+    /// Tells those who wait for a key that its units have changed otherwise than by going.
+    pub(super) fn changed(&self, fingerprint: u64, now: impl FnOnce() -> Tick) {
         if self.is_empty() {
             return;
         }
         if let Some(mut queue) = self.by_key().get_mut(&fingerprint) {
-            queue.changed();
+            queue.changed(now());
         }
     }
 
-    /// Takes a waiter out of its queue, if it is still there, and the queue out of the table, if it
-    /// was the last.
-    fn leave(&self, fingerprint: u64, ticket: u64) {
+    /// Takes a waiter out of its queue, if it is still there.
+    fn leave(&self, fingerprint: u64, ticket: u64, now: Tick) {
         if let Entry::Occupied(mut entry) = self.by_key().entry(fingerprint) {
-            let queue = entry.get_mut();
-            if let Ok(index) = queue.waiters.binary_search_by_key(&ticket, |waiter| waiter.ticket) {
-                queue.waiters.remove(index);
-                queue.behind = None;
-                if index == 0 {
-                    queue.wake_first();
-                }
-            }
-            if queue.waiters.is_empty() {
-                entry.remove();
-                self.len.fetch_sub(1, Relaxed);
-            }
+            entry.get_mut().leave(ticket, now);
+            self.remove_if_empty(entry);
+        }
+    }
+
+    fn remove_if_empty(&self, entry: OccupiedEntry<'_, u64, Queue<T>>) {
+        if entry.get().waiters.is_empty() {
+            entry.remove();
+            self.len.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -132,29 +142,116 @@ impl<T> fmt::Debug for Queues<T> {
 }
 
 impl<T> Queue<T> {
-    fn changed(&mut self) {
+    fn changed(&mut self, now: Tick) {
         self.behind = None;
-        self.wake_first();
+        self.wake_first(now);
     }
 
-    fn wake_first(&self) {
-        if let Some(first) = self.waiters.front() {
-            first.turn.notify_one();
+    /// Wakes the first, which can go or learns when, and the second, which learns until when the
+    /// first is waited for.
+    fn wake_first(&mut self, now: Tick) {
+        self.is_alive(now);
+        self.waiters.iter().take(2).for_each(|waiter| waiter.turn.notify_one());
+    }
+
+    /// The first has been polled, or is to be.
+    fn is_alive(&mut self, now: Tick) {
+        (self.woken_at, self.woken_instant) = (now, Instant::now());
+    }
+
+    fn position(&self, ticket: u64) -> Option<usize> {
+        self.waiters.binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()
+    }
+
+    fn leave(&mut self, ticket: u64, now: Tick) {
+        let Some(index) = self.position(ticket) else { return };
+        self.waiters.remove(index);
+        self.behind = None;
+        if index == 0 {
+            self.wake_first(now);
         }
+    }
+
+    fn push(&mut self, ticket: u64, units: u64, deadline: Option<Instant>) -> Place {
+        let turn = Arc::new(Notify::new());
+        self.waiters.push_back(Waiter { ticket, units, deadline, turn: Arc::clone(&turn) });
+        self.earliest_deadline = self.earliest_deadline.into_iter().chain(deadline).min();
+        Place { ticket, turn }
+    }
+
+    /// Takes out those who are no longer to be waited for: whose deadline is over, and who could
+    /// have gone long ago and were not polled. `ready_after` tells when units are there from an
+    /// instant on. Returns how long the first is waited for; `None` if nobody is left.
+    fn pass_over(&mut self, now: Tick, ready_after: impl Fn(u64, Tick) -> u64) -> Option<Turn> {
+        let clock = Instant::now();
+        let is_over = |deadline: &Instant| *deadline + TIMER_LATENESS < clock;
+        if self.earliest_deadline.as_ref().is_some_and(is_over) {
+            let (waiting, first) = (self.waiters.len(), self.waiters.front().map(|w| w.ticket));
+            self.waiters.retain(|waiter| !waiter.deadline.as_ref().is_some_and(is_over));
+            self.earliest_deadline = self.waiters.iter().filter_map(|w| w.deadline).min();
+            if self.waiters.len() < waiting {
+                self.behind = None;
+            }
+            if self.waiters.front().map(|w| w.ticket) != first {
+                self.wake_first(now);
+            }
+        }
+        while let Some(first) = self.waiters.front() {
+            let due = self.woken_at.saturating_add(ready_after(first.units, self.woken_at));
+            let patience = match first.deadline {
+                None => PATIENCE_MICROS,
+                // Timers may be late.
+                Some(deadline) => {
+                    let left = micros(deadline.saturating_duration_since(clock));
+                    let left = left.saturating_add(now.micros_since(due));
+                    let left = left.saturating_sub(due.micros_since(now));
+                    left.clamp(TIMER_LATENESS_MICROS, PATIENCE_MICROS)
+                }
+            };
+            let until = due.saturating_add(patience);
+            if until > now {
+                return Some(Turn { due, until });
+            }
+            self.waiters.pop_front();
+            self.served_until = now;
+            self.changed(now);
+        }
+        None
+    }
+}
+
+/// When the first waiter can go, and until when it is waited for.
+#[derive(Copy, Clone)]
+struct Turn {
+    due: Tick,
+    until: Tick,
+}
+
+impl Turn {
+    /// Until when it is waited for, if it could have gone already.
+    fn overdue_until(self, now: Tick) -> Option<Tick> {
+        (self.due < now).then_some(self.until)
     }
 }
 
 impl<T: Clone> Queue<T> {
-    /// How things will stand when all that wait have gone.
+    /// How things will stand when all that wait have gone: the first at once, or if it could have
+    /// gone already, not at all but waited for until then.
     fn behind<A: Algorithm<State = T>>(
         &mut self,
         algorithm: &A,
         state: impl FnOnce() -> T,
         now: Tick,
+        first_until: Option<Tick>,
     ) -> &mut Behind<T> {
+        let without_first = first_until.is_some();
+        if self.behind.as_ref().is_some_and(|behind| behind.without_first != without_first) {
+            self.behind = None;
+        }
         self.behind.get_or_insert_with(|| {
-            let mut behind = Behind { state: state(), at: now };
-            for waiter in &self.waiters {
+            let at = first_until.unwrap_or(now);
+            let mut behind = Behind { state: state(), at, without_first };
+            for waiter in self.waiters.iter().skip(usize::from(without_first)) {
                 behind.take(algorithm, waiter.units);
             }
             behind
@@ -211,7 +308,7 @@ where
     }
     let decision = store.apply_at(algorithm, fingerprint, operation, || store.now());
     if changes_turns(operation) {
-        store.queues().changed(fingerprint);
+        store.queues().changed(fingerprint, || store.now());
     }
     decision
 }
@@ -228,15 +325,23 @@ where
     S: Queued<A>,
     A: Algorithm,
 {
-    let mut queue = store.queues().by_key().get_mut(&fingerprint)?;
+    let Entry::Occupied(mut entry) = store.queues().by_key().entry(fingerprint) else {
+        return None;
+    };
+    let queue = entry.get_mut();
     let now = store.now();
+    let Some(turn) = queue.pass_over(now, ready_after(store, algorithm, fingerprint)) else {
+        store.queues().remove_if_empty(entry);
+        return None;
+    };
+    let first_until = turn.overdue_until(now);
     Some(match operation {
         Operation::Check(n @ 1..)
         | Operation::Peek(n @ 1..)
         | Operation::TakeUpTo(n @ 1..)
         | Operation::Reserve(n @ 1.., _) => {
             let n = if matches!(operation, Operation::TakeUpTo(_)) { 1 } else { n };
-            refused(store, algorithm, fingerprint, &mut queue, n, now)
+            refused(store, algorithm, fingerprint, queue, n, now, first_until)
         }
         Operation::Check(_)
         | Operation::Peek(_)
@@ -244,10 +349,22 @@ where
         | Operation::Reserve(..) => store.apply_at(algorithm, fingerprint, operation, || now),
         Operation::Debit(_) | Operation::Refund(_) | Operation::Reset | Operation::Settle(..) => {
             let decision = store.apply_at(algorithm, fingerprint, operation, || now);
-            queue.changed();
+            queue.changed(now);
             decision
         }
     })
+}
+
+/// For how long from an instant on so many units are missing, if nobody takes any.
+fn ready_after<S, A>(store: &S, algorithm: &A, fingerprint: u64) -> impl Fn(u64, Tick) -> u64
+where
+    S: Queued<A>,
+    A: Algorithm,
+{
+    move |n, from| {
+        let decision = store.apply_at(algorithm, fingerprint, Operation::Peek(n), || from);
+        micros(decision.retry_after().unwrap_or_default())
+    }
 }
 
 /// The units that there are, and that there will be, are for those who wait.
@@ -258,6 +375,7 @@ fn refused<S, A>(
     queue: &mut Queue<A::State>,
     n: u64,
     now: Tick,
+    first_until: Option<Tick>,
 ) -> Decision
 where
     S: Queued<A>,
@@ -267,7 +385,7 @@ where
     if standing.outcome == Outcome::Never {
         return standing;
     }
-    let behind = queue.behind(algorithm, || store.state(fingerprint), now);
+    let behind = queue.behind(algorithm, || store.state(fingerprint), now, first_until);
     let ready_after = |n| {
         let mut after = behind.clone();
         after.take(algorithm, n);
@@ -292,78 +410,90 @@ where
     L: Limits<K, Algorithm = A>,
     K: Sync + ?Sized,
 {
-    let receipt = Receipt::new();
-    let asked = Asked { fingerprint, n, receipt: &receipt };
+    let asked = Asked { fingerprint, n, deadline };
     // Limits are looked up before a queue is locked, never within.
-    let entered = limits.with(key, |algorithm| enter(store, algorithm, &asked, deadline));
-    let decision = match entered {
-        Ok(decision) => decision,
+    let entered = limits.with(key, |algorithm| enter(store, algorithm, &asked));
+    let (decision, receipt) = match entered {
+        Ok(decided) => decided,
         Err(place) => {
             let queues = store.queues();
-            let _leave = OnDrop(|| queues.leave(fingerprint, place.ticket));
+            let _leave = OnDrop(|| queues.leave(fingerprint, place.ticket, store.now()));
             loop {
                 let next =
                     limits.with(key, |algorithm| serve(store, algorithm, &asked, place.ticket));
-                let wait = match next {
-                    Next::Gone(decision) => break decision,
-                    Next::NotYet(wait) => wait,
+                let (wait, look_after, is_missed) = match next {
+                    Next::Gone(decided) => break decided,
+                    Next::NotYet { wait, look_after } => (wait, look_after, false),
+                    Next::Missed => (None, None, true),
                 };
-                let now = Instant::now();
-                let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
-                let mut is_late = wait.zip(left).is_some_and(|(wait, left)| wait > left);
-                match wait.map(|wait| now + wait.min(LONGEST_SLEEP)).or(deadline) {
+                let mut is_late =
+                    is_missed || wait.zip(asked.left()).is_some_and(|(wait, left)| wait > left);
+                let look_at = look_after.map(|after| Instant::now() + after.min(LONGEST_SLEEP));
+                match look_at.into_iter().chain(deadline).min() {
                     _ if is_late => {}
                     None => place.turn.notified().await,
                     Some(until) => {
                         let woken = timeout_at(until, place.turn.notified()).await;
-                        is_late = wait.is_none() && woken.is_err();
+                        let is_over = || deadline.is_some_and(|over| over <= Instant::now());
+                        is_late = wait.is_none() && woken.is_err() && is_over();
                     }
                 }
                 if is_late {
-                    queues.leave(fingerprint, place.ticket);
+                    queues.leave(fingerprint, place.ticket, store.now());
                     let peek = Operation::Peek(n);
                     let peeked =
                         limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
-                    break match peeked.outcome {
-                        Outcome::Denied(_) | Outcome::Never => peeked,
-                        _ => peeked.refused(Duration::from_micros(1)),
-                    };
+                    return peeked.missed();
                 }
             }
         }
     };
     let Outcome::Delayed(delay) = decision.outcome else { return decision };
-    // A leaky bucket's queue: the place in it is given back by whoever does not wait.
+    // A leaky bucket's queue: who does not wait gives up the place in it.
     let give_back = OnDrop(|| {
         let settle = Operation::Settle(0, &receipt);
         let _ = limits.with(key, |algorithm| apply(store, algorithm, fingerprint, settle));
     });
-    let turn = Instant::now() + delay;
-    let peek = Operation::Peek(0);
-    let standing = || limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
-    if let Some(late) = deadline.map(|deadline| turn.saturating_duration_since(deadline))
-        && !late.is_zero()
-    {
-        drop(give_back);
-        return standing().refused(late);
-    }
     sleep(delay).await;
     mem::forget(give_back);
-    Decision { granted: decision.granted, ..standing() }
+    let peek = Operation::Peek(0);
+    let standing = limits.with(key, |algorithm| apply(store, algorithm, fingerprint, peek));
+    Decision { granted: decision.granted, ..standing }
 }
 
-/// What somebody waits for.
-struct Asked<'r> {
+/// What is waited for.
+struct Asked {
     fingerprint: u64,
     n: u64,
-    receipt: &'r Receipt,
+    deadline: Option<Instant>,
 }
 
-impl Asked<'_> {
-    fn take<S: Queued<A>, A: Algorithm>(&self, store: &S, algorithm: &A, at: Tick) -> Decision {
-        store.apply_at(algorithm, self.fingerprint, Operation::Reserve(self.n, self.receipt), || at)
+impl Asked {
+    fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Takes the units, if they are there at `at`; unless a queue of the algorithm's own delays them
+    /// for too long.
+    fn take<S: Queued<A>, A: Algorithm>(&self, store: &S, algorithm: &A, at: Tick) -> Taken {
+        let receipt = Receipt::new().longest_delay(self.left().unwrap_or(Duration::MAX));
+        let reserve = Operation::Reserve(self.n, &receipt);
+        let decision = store.apply_at(algorithm, self.fingerprint, reserve, || at);
+        match decision.outcome {
+            Outcome::Denied(wait) if decision.remaining < self.n => Taken::NotYet(wait, decision),
+            Outcome::Denied(wait) => Taken::Decided((decision.refused(wait), receipt)),
+            _ => Taken::Decided((decision, receipt)),
+        }
     }
 }
+
+enum Taken {
+    /// The units are not there.
+    NotYet(Duration, Decision),
+    Decided(Decided),
+}
+
+type Decided = (Decision, Receipt);
 
 /// A place in a queue.
 struct Place {
@@ -371,96 +501,137 @@ struct Place {
     turn: Arc<Notify>,
 }
 
-/// Decides at once where nobody waits and the units are there, or where waiting is no use;
-/// otherwise returns a place in the queue.
+/// Decides at once if nobody waits and the units are there, or if waiting is no use; otherwise
+/// returns a place in the queue.
 fn enter<S: Queued<A>, A: Algorithm>(
     store: &S,
     algorithm: &A,
-    asked: &Asked<'_>,
-    deadline: Option<Instant>,
-) -> Result<Decision, Place> {
-    let &Asked { fingerprint, n, .. } = asked;
+    asked: &Asked,
+) -> Result<Decided, Place> {
+    let &Asked { fingerprint, n, deadline } = asked;
     let queues = store.queues();
-    let longest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    let entry = queues.by_key().entry(fingerprint);
+    let mut entry = queues.by_key().entry(fingerprint);
     let now = store.now();
-    if n == 0 {
-        return Ok(asked.take(store, algorithm, now));
+    let mut first_until = None;
+    if let Entry::Occupied(mut occupied) = entry {
+        let queue = occupied.get_mut();
+        let turn = queue.pass_over(now, ready_after(store, algorithm, fingerprint));
+        first_until = turn.and_then(|turn| turn.overdue_until(now));
+        entry = Entry::Occupied(occupied);
     }
+    let ticket = queues.next_ticket.fetch_add(1, Relaxed);
     // What a queue of an algorithm's own adds to the wait counts too.
+    let longest = asked.left();
     let lateness = |go_at: Option<Tick>| {
         let wait = Duration::from_micros(go_at.map_or(0, |go_at| go_at.micros_since(now)));
         longest.and_then(|longest| wait.checked_sub(longest)).filter(|late| !late.is_zero())
     };
-    let place = |queue: &mut Queue<A::State>| {
-        let ticket = queues.next_ticket.fetch_add(1, Relaxed);
-        let turn = Arc::new(Notify::new());
-        queue.waiters.push_back(Waiter { ticket, units: n, turn: Arc::clone(&turn) });
-        Err(Place { ticket, turn })
+    let nobody_waits = match &entry {
+        Entry::Vacant(_) => true,
+        Entry::Occupied(entry) => n == 0 || entry.get().waiters.is_empty(),
     };
-    match entry {
-        Entry::Vacant(entry) => {
-            let decision = asked.take(store, algorithm, now);
-            match decision.outcome {
-                Outcome::Denied(_) if queues.max_waiters > 0 => {
-                    let mut behind = Behind { state: store.state(fingerprint), at: now };
-                    if let Some(late) = lateness(behind.take(algorithm, n)) {
-                        return Ok(decision.denied_for_at_least(late));
-                    }
-                    queues.len.fetch_add(1, Relaxed);
-                    let queue =
-                        Queue { waiters: VecDeque::new(), served_until: now, behind: Some(behind) };
-                    place(entry.insert(queue).value_mut())
+    if nobody_waits {
+        let (wait, denied) = match asked.take(store, algorithm, now) {
+            Taken::NotYet(wait, denied) => (wait, denied),
+            Taken::Decided(decided) => {
+                if let Entry::Occupied(entry) = entry {
+                    queues.remove_if_empty(entry);
                 }
-                _ => Ok(decision),
+                return Ok(decided);
             }
-        }
-        Entry::Occupied(mut entry) => {
-            let queue = entry.get_mut();
-            let refused = refused(store, algorithm, fingerprint, queue, n, now);
-            match refused.outcome {
-                Outcome::Denied(_) if queue.waiters.len() < queues.max_waiters => {
-                    let behind = queue.behind(algorithm, || store.state(fingerprint), now);
-                    let mut after = behind.clone();
-                    if let Some(late) = lateness(after.take(algorithm, n)) {
-                        return Ok(refused.denied_for_at_least(late));
-                    }
-                    *behind = after;
-                    place(queue)
-                }
-                _ => Ok(refused),
+        };
+        let mut behind = Behind { state: store.state(fingerprint), at: now, without_first: false };
+        let late = lateness(behind.take(algorithm, n));
+        if queues.max_waiters == 0 || late.is_some() {
+            if let Entry::Occupied(entry) = entry {
+                queues.remove_if_empty(entry);
             }
+            return Ok((denied.denied_for_at_least(late.unwrap_or(wait)), Receipt::new()));
         }
+        let mut queue = Queue {
+            waiters: VecDeque::new(),
+            served_until: now,
+            woken_at: now,
+            woken_instant: Instant::now(),
+            earliest_deadline: None,
+            behind: Some(behind),
+        };
+        let place = queue.push(ticket, n, deadline);
+        match entry {
+            Entry::Vacant(entry) => {
+                queues.len.fetch_add(1, Relaxed);
+                entry.insert(queue);
+            }
+            Entry::Occupied(mut entry) => _ = entry.insert(queue),
+        }
+        return Err(place);
     }
+    let Entry::Occupied(mut entry) = entry else { unreachable!("somebody waits") };
+    let queue = entry.get_mut();
+    let refused = refused(store, algorithm, fingerprint, queue, n, now, first_until);
+    if refused.outcome == Outcome::Never || queue.waiters.len() >= queues.max_waiters {
+        return Ok((refused, Receipt::new()));
+    }
+    let behind = queue.behind(algorithm, || store.state(fingerprint), now, first_until);
+    let mut after = behind.clone();
+    if let Some(late) = lateness(after.take(algorithm, n)) {
+        return Ok((refused.denied_for_at_least(late), Receipt::new()));
+    }
+    *behind = after;
+    Err(queue.push(ticket, n, deadline))
 }
 
-/// After so long the first one looks again, as limits may have been replaced.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// After so long the first one looks again, as limits may have been replaced: well before it would be
+/// passed over.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// What becomes of a waiter.
 enum Next {
     /// It has left the queue, with this decision.
-    Gone(Decision),
-    /// It is to look again when it is woken, or after so long, where that is known.
-    NotYet(Option<Duration>),
+    Gone(Decided),
+    /// It was passed over.
+    Missed,
+    /// It can go after this `wait`, if that is known, and is to look again when it is woken, or after
+    /// so long.
+    NotYet { wait: Option<Duration>, look_after: Option<Duration> },
 }
 
-/// Lets a waiter go, if it is the first one and there are units for it.
-fn serve<S: Queued<A>, A: Algorithm>(
-    store: &S,
-    algorithm: &A,
-    asked: &Asked<'_>,
-    ticket: u64,
-) -> Next {
+/// Lets a waiter go, if it is the first one and there are units for it. One that is polled too late
+/// has been passed over, or is now.
+fn serve<S: Queued<A>, A: Algorithm>(store: &S, algorithm: &A, asked: &Asked, ticket: u64) -> Next {
+    let fingerprint = asked.fingerprint;
     let queues = store.queues();
-    let Entry::Occupied(mut entry) = queues.by_key().entry(asked.fingerprint) else {
-        unreachable!("a queue is there while somebody waits in it");
+    let now = store.now();
+    let Entry::Occupied(mut entry) = queues.by_key().entry(fingerprint) else {
+        return Next::Missed;
     };
     let queue = entry.get_mut();
-    if queue.waiters.front().is_none_or(|first| first.ticket != ticket) {
-        return Next::NotYet(None);
+    // The store's clock may have been set forward, or gone on while the timers stood still.
+    if queue.position(ticket) == Some(0) && queue.woken_instant.elapsed() < PATIENCE {
+        queue.is_alive(now);
     }
-    let now = store.now();
+    let turn = queue.pass_over(now, ready_after(store, algorithm, fingerprint));
+    let next = match (queue.position(ticket), turn) {
+        (None, _) => Next::Missed,
+        // The second sees to it that the first is passed over, if nobody else does.
+        (Some(1), Some(turn)) => {
+            let look_after = Duration::from_micros(turn.until.micros_since(now));
+            Next::NotYet { wait: None, look_after: Some(look_after) }
+        }
+        (Some(1..), _) => Next::NotYet { wait: None, look_after: None },
+        (Some(0), _) => serve_first(store, algorithm, asked, queue, now),
+    };
+    queues.remove_if_empty(entry);
+    next
+}
+
+fn serve_first<S: Queued<A>, A: Algorithm>(
+    store: &S,
+    algorithm: &A,
+    asked: &Asked,
+    queue: &mut Queue<A::State>,
+    now: Tick,
+) -> Next {
     let earliest = Tick::from_micros(now.as_micros().saturating_sub(TIMER_LATENESS_MICROS));
     let foreseen = queue.served_until;
     let mut at = foreseen.max(earliest).min(now);
@@ -468,21 +639,24 @@ fn serve<S: Queued<A>, A: Algorithm>(
         queue.behind = None;
     }
     loop {
-        let decision = asked.take(store, algorithm, at);
-        let Outcome::Denied(wait) = decision.outcome else {
-            queue.served_until = at;
-            queue.waiters.pop_front();
-            queue.wake_first();
-            if queue.waiters.is_empty() {
-                entry.remove();
-                queues.len.fetch_sub(1, Relaxed);
+        match asked.take(store, algorithm, at) {
+            Taken::Decided(decided) => {
+                queue.served_until = at;
+                queue.waiters.pop_front();
+                if !decided.0.is_allowed() || queue.behind.as_ref().is_some_and(|b| b.without_first)
+                {
+                    queue.behind = None;
+                }
+                queue.wake_first(now);
+                return Next::Gone(decided);
             }
-            return Next::Gone(decision);
-        };
-        at = at.saturating_add(micros(wait));
+            Taken::NotYet(wait, _) => at = at.saturating_add(micros(wait)),
+        }
         if at > now {
             queue.served_until = at;
-            return Next::NotYet(Some(Duration::from_micros(at.micros_since(now))));
+            queue.is_alive(now);
+            let wait = Some(Duration::from_micros(at.micros_since(now)));
+            return Next::NotYet { wait, look_after: wait };
         }
     }
 }

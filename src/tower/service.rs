@@ -11,7 +11,6 @@ use std::fmt::Display;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::time::Instant;
 use tower_service::Service;
 
 /// A service that is guarded by a limiter; [`RateLimitLayer`] makes it.
@@ -73,10 +72,7 @@ where
             let limiter = &*limiters[limiter];
             let decided = match longest_wait {
                 None => limiter.decide(&key, operation).await,
-                Some(longest) => {
-                    let deadline = Instant::now().checked_add(longest);
-                    limiter.acquire_until(&key, cost, deadline).await
-                }
+                Some(longest) => limiter.acquire_within(&key, cost, Some(longest)).await,
             };
             (decided, limiter.describe_for(&key))
         });
