@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 use tollgate::{
     Algorithm, Clock, Limiter, ManualClock, Memory, Operation, Policy, PolicyState, Quota, Tick,
-    TokenBucket,
+    TieredMemory, TokenBucket,
 };
 
 const THREADS: u8 = 8;
@@ -177,9 +177,10 @@ fn a_reset_or_a_refund_of_a_key_without_a_place_mints_nothing() {
     assert!(!limiter.check("mallory").is_allowed());
 }
 
-/// What it is told holds for the next one who asks, place or not.
+/// A key without a place gives back to the budget that it took from, however long ago others were
+/// searched for room, and what it is told holds for whoever asks next.
 #[test]
-fn a_reset_or_a_refund_that_cannot_be_kept_is_not_told() {
+fn what_a_key_without_a_place_gives_back_goes_to_the_shared_budget() {
     for is_shrunk in [true, false] {
         let clock = frozen();
         let policy: Policy = "token_bucket 4/s".parse().unwrap();
@@ -191,9 +192,9 @@ fn a_reset_or_a_refund_that_cannot_be_kept_is_not_told() {
         if is_shrunk {
             limiter.shrink_to_fit();
         }
-        for operation in [Operation::Reset, Operation::Refund(3)] {
+        for (operation, left) in [(Operation::Reset, 1), (Operation::Refund(3), 4)] {
             let told = limiter.decide("mallory", operation).remaining();
-            assert_eq!(told, 1, "{operation:?}, {is_shrunk}");
+            assert_eq!(told, left, "{operation:?}, {is_shrunk}");
             assert_eq!(limiter.peek("mallory").remaining(), told, "{operation:?}, {is_shrunk}");
         }
     }
@@ -229,8 +230,8 @@ fn a_place_does_not_come_with_a_fresh_budget() {
         let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
         assert!(limiter.check("alice").is_allowed());
         assert_eq!(limiter.take_up_to("mallory", 5_000).granted(), 1_000, "{text}");
-        // Alice's place says nothing any more.
-        assert_eq!(limiter.refund("alice", 1).remaining(), 1_000, "{text}");
+        // Alice's place says nothing any more. (A reset: a queue gives no unit back.)
+        assert_eq!(limiter.reset("alice").remaining(), 1_000, "{text}");
         clock.advance(Duration::from_millis(2));
         let refused = limiter.check("mallory");
         assert!(!refused.is_allowed(), "{text}");
@@ -275,4 +276,149 @@ fn threads_do_not_exceed_the_cap() {
 #[should_panic(expected = "one key at least")]
 fn a_cap_of_no_keys_is_refused() {
     let _ = Limiter::new(TokenBucket::new(Quota::per_hour(1))).max_keys(0);
+}
+
+/// A key that has taken from the shared budget, and gets a place of its own before it settles.
+#[test]
+fn a_settlement_goes_back_where_it_came_from() {
+    let clock = frozen();
+    let policy = "fixed_window 10/h".parse::<Policy>().unwrap();
+    let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
+    assert!(limiter.check("alice").is_allowed());
+    let own = limiter.reserve("alice", 4);
+    let shared = limiter.reserve("mallory", 6);
+    assert!(shared.decision().is_allowed());
+    // Alice's place becomes mallory's: she begins with what the shared budget has left.
+    assert_eq!(limiter.reset("alice").remaining(), 10);
+    clock.advance(Duration::from_millis(2));
+    assert_eq!(limiter.take_up_to("mallory", 1).granted(), 1);
+    assert_eq!(limiter.peek("mallory").remaining(), 3);
+    assert_eq!(limiter.peek("trudy").remaining(), 4);
+    // What she took from all goes back to all, and not to her.
+    let after = shared.settle_now(1);
+    assert_eq!(after.remaining(), 9);
+    assert_eq!(limiter.peek("trudy").remaining(), 9);
+    assert_eq!(limiter.peek("mallory").remaining(), 3);
+    // What alice took from a state that is gone goes back to nobody.
+    drop(own);
+    assert_eq!(limiter.peek("trudy").remaining(), 9);
+}
+
+/// Also more than a millisecond after others were searched for room, and for a charge.
+#[test]
+fn a_settlement_of_a_key_without_a_place_is_not_lost() {
+    for wait in [0, 5_000] {
+        let clock = frozen();
+        let policy = "fixed_window 10/h".parse::<Policy>().unwrap();
+        let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
+        assert!(limiter.check("alice").is_allowed());
+        let [less, more, dropped] = [3, 2, 4].map(|n| limiter.reserve("mallory", n));
+        assert_eq!(limiter.peek("mallory").remaining(), 1);
+        clock.advance(Duration::from_micros(wait));
+        assert_eq!(less.settle_now(1).remaining(), 3, "{wait}");
+        assert_eq!(more.settle_now(4).remaining(), 1, "{wait}");
+        drop(dropped);
+        assert_eq!(limiter.peek("trudy").remaining(), 5, "{wait}");
+    }
+}
+
+/// One key beyond the cap is charged millions: that is its own affair and that of those who share
+/// its budget.
+#[test]
+fn a_new_key_begins_at_worst_without_units() {
+    for text in POLICIES {
+        let clock = frozen();
+        let policy = text.parse::<Policy>().unwrap();
+        let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
+        assert!(limiter.check("alice").is_allowed());
+        let _ = limiter.debit("mallory", 10_000_000);
+        let _ = limiter.reset("alice");
+        clock.advance(Duration::from_millis(2));
+        let refused = limiter.check("honest");
+        assert!(!refused.is_allowed(), "{text}");
+        let most = match text {
+            "1000/h; token_bucket 1/d burst 2000" => 3 * 86_400,
+            _ => 2 * 3_600,
+        };
+        assert!(refused.retry_after() <= Some(Duration::from_secs(most)), "{text}: {refused:?}");
+        clock.advance(refused.retry_after().unwrap());
+        assert!(limiter.check("honest").is_allowed(), "{text}");
+    }
+}
+
+#[test]
+fn the_shared_budget_can_be_reset_and_is_dropped_when_it_has_expired() {
+    let clock = frozen();
+    let policy = "sliding_log 10/h".parse::<Policy>().unwrap();
+    let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
+    assert!(limiter.check("alice").is_allowed());
+    let _ = limiter.debit("mallory", 5_000);
+    assert_eq!(limiter.peek("trudy").remaining(), 0);
+    limiter.reset_shared();
+    assert_eq!(limiter.peek("trudy").remaining(), 10);
+    assert_eq!(limiter.take_up_to("mallory", 10).granted(), 10);
+    clock.advance(Duration::from_secs(3_600));
+    assert_eq!(limiter.peek("trudy").remaining(), 10);
+    // By limits that need a state for longer, those would still count.
+    limiter.shrink_to_fit();
+    clock.set(Tick::from_micros(clock.now().as_micros() - 3_600_000_000));
+    // Time has come that far: what has expired does not come back, and mints nothing.
+    assert_eq!(limiter.take_up_to("mallory", 10).granted(), 10);
+    clock.advance(Duration::from_secs(3_600));
+    assert_eq!(limiter.peek("trudy").remaining(), 10);
+}
+
+/// Also if the debt was made in the window before.
+#[test]
+fn a_new_key_of_a_counter_begins_without_the_debt_of_the_last_window() {
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let policy = "sliding_window_counter 100/min".parse::<Policy>().unwrap();
+    let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
+    assert!(limiter.check("alice").is_allowed());
+    clock.advance(Duration::from_secs(61));
+    let _ = limiter.debit("mallory", 10_000_000);
+    let _ = limiter.reset("alice");
+    clock.advance(Duration::from_secs(60));
+    let peeked = limiter.peek("honest");
+    let refused = limiter.check("honest");
+    assert_eq!(peeked.outcome(), refused.outcome());
+    assert!(refused.retry_after() < Some(Duration::from_secs(2)), "{refused:?}");
+}
+
+/// A peek says what the check says, whether a place is free, can be made, or not.
+#[test]
+fn a_peek_of_a_key_without_a_place_foretells_the_check() {
+    for text in POLICIES {
+        for (is_free, wait) in [(false, 0), (false, 2), (true, 0), (true, 2)] {
+            let clock = frozen();
+            let limiter = Limiter::with_clock(text.parse::<Policy>().unwrap(), clock.clone());
+            let limiter = limiter.max_keys(1);
+            assert!(limiter.check("alice").is_allowed());
+            let _ = limiter.debit("mallory", 5_000);
+            if is_free {
+                let _ = limiter.reset("alice");
+            }
+            clock.advance(Duration::from_millis(wait));
+            let peeked = limiter.peek("honest");
+            assert_eq!(limiter.len(), if is_free && wait > 0 { 0 } else { 1 }, "{text}");
+            assert_eq!(peeked, limiter.check("honest"), "{text}, {is_free}, {wait}");
+        }
+    }
+}
+
+/// In a store for tiers, each key's date is that of its own limits and units.
+#[test]
+fn a_new_key_holds_its_place_for_no_debt_of_others() {
+    let clock = frozen();
+    let policy = "token_bucket 100/min".parse::<Policy>().unwrap();
+    let store = TieredMemory::with_max_keys(clock.clone(), 1);
+    let limiter = Limiter::with_store(policy, store.clone());
+    assert!(limiter.check("alice").is_allowed());
+    let _ = limiter.debit("mallory", 10_000_000);
+    clock.advance(Duration::from_secs(60));
+    let refused = limiter.check("honest");
+    assert_eq!(refused.retry_after(), Some(Duration::from_millis(600)));
+    clock.advance(Duration::from_secs(60));
+    store.shrink_to_fit();
+    assert!(limiter.is_empty());
 }

@@ -1,5 +1,7 @@
+#[cfg(feature = "serde")]
+use super::Uniform;
 #[cfg(feature = "tokio")]
-use super::Acquire;
+use super::{Acquire, Patience};
 use super::{
     Algorithm, Carry, Decision, Immediate, Limiter, Limits, Live, Operation, PerKey, Reservation,
     Source, State,
@@ -70,6 +72,9 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Memory<State<L>, C>> {
                 self.store.shrink(shard, |state, now| algorithm.fresh_after(state, now) > 0);
             });
         }
+        self.limits.with(&(), |algorithm| {
+            self.store.shrink_shared(|state, now| algorithm.fresh_after(state, now) > 0);
+        });
     }
 }
 
@@ -80,9 +85,11 @@ impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
     /// When there are as many, and none of those looked at is idle (two hundred or
     /// more of those near a further key, every millisecond), all further keys together
     /// have the budget of one: what one of them takes or gives back, it takes from all and
-    /// gives to all, and a [`reset`](Self::reset) of one changes nothing. Keys that are in
+    /// gives to all, and a [`reset`](Self::reset) of one changes nothing
+    /// ([`reset_shared`](Self::reset_shared) resets that budget). Keys that are in
     /// memory are limited as ever. A key that gets a place later starts with no more than that
-    /// one budget has left.
+    /// one budget has left, and at worst without units: a debt of others is not its own. A
+    /// reservation is settled where it was taken from.
     ///
     /// Where there are more keys in memory than that already, they stay there, as no limited one may
     /// be dropped, and so many must become idle before there is a place for another.
@@ -105,6 +112,23 @@ impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
         Self { store: self.store.max_keys(keys), ..self }
     }
 
+    /// Resets the budget that all keys without a place share: see [`max_keys`](Self::max_keys).
+    /// Without a bound on the keys there is none.
+    ///
+    /// ```
+    /// # use tollgate::{FixedWindow, Limiter, ManualClock, Quota, Tick};
+    /// # let clock = ManualClock::new(Tick::from_micros(0));
+    /// let limiter = Limiter::with_clock(FixedWindow::new(Quota::per_minute(2)), clock).max_keys(1);
+    /// assert!(limiter.check("alice").is_allowed());
+    /// assert!(limiter.check_n("mallory", 2).is_allowed());
+    /// assert!(!limiter.check("trudy").is_allowed());
+    /// limiter.reset_shared();
+    /// assert!(limiter.check("trudy").is_allowed());
+    /// ```
+    pub fn reset_shared(&self) {
+        self.store.reset_shared();
+    }
+
     /// The same limiter with at most so many who [wait](Acquire) for one key, 10,000 unless set;
     /// with 0 nobody waits.
     #[cfg(feature = "tokio")]
@@ -116,7 +140,7 @@ impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
 
 /// What is used, through a restart.
 #[cfg(feature = "serde")]
-impl<L: Limits<()>, C: Clock> Limiter<L, Memory<State<L>, C>> {
+impl<L: Limits<()> + Uniform, C: Clock> Limiter<L, Memory<State<L>, C>> {
     /// All that is used, so that it can be [restored](Self::restore) after a restart, which would
     /// hand everybody a fresh budget otherwise. Of limits that are the same for all keys, or
     /// [`Live`]; for others, see [`TieredMemory::snapshot`].
@@ -152,7 +176,7 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Memory<State<L>, C>> {
 }
 
 #[cfg(feature = "serde")]
-impl<L: Limits<()>> Limiter<L, Memory<State<L>>> {
+impl<L: Limits<()> + Uniform> Limiter<L, Memory<State<L>>> {
     /// A limiter in process in which as much is used as there was when the
     /// [snapshot](Self::snapshot) was taken; what has come back since then by the wall clock is back.
     ///
@@ -421,7 +445,9 @@ where
     }
 
     /// Gives `n` units back: never more than were taken, and in an algorithm with windows
-    /// only into the present one.
+    /// only into the present one. The queue of a [`LeakyBucket`](crate::LeakyBucket) takes none
+    /// back, as it has promised its departures: reserve, and settle or drop the
+    /// [`Reservation`], which knows its place.
     ///
     /// ```
     /// # use tollgate::{Limiter, Quota, SlidingLog};
@@ -485,7 +511,13 @@ where
         S: Store<L::Algorithm, K, Error = Infallible>,
         K: Hash + Sync + ?Sized,
     {
-        Acquire { limiter: self, key, n, deadline: None, answer: |Ok(decision)| decision }
+        Acquire {
+            limiter: self,
+            key,
+            n,
+            patience: Patience::Endless,
+            answer: |Ok(decision)| decision,
+        }
     }
 
     /// Does `operation` for `key`. All the other methods are this one.
@@ -589,7 +621,13 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Direct<State<L>, C>> {
     /// Waits for `n` units: see [`Acquire`].
     #[cfg(feature = "tokio")]
     pub fn acquire_n(&self, n: u64) -> Acquire<'_, (), Self, Decision> {
-        Acquire { limiter: self, key: &(), n, deadline: None, answer: |Ok(decision)| decision }
+        Acquire {
+            limiter: self,
+            key: &(),
+            n,
+            patience: Patience::Endless,
+            answer: |Ok(decision)| decision,
+        }
     }
 
     /// Does `operation`. All the other methods are this one.

@@ -1,6 +1,7 @@
-use super::limits::{Limits, Source};
+use super::limits::{Limits, Source, Uniform};
 use crate::algorithm::{Algorithm, Description};
 use parking_lot::RwLock;
+use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -46,11 +47,12 @@ impl<A> Live<A> {
     }
 
     /// Puts `new` in the place of the limits, while no decision is being made, and before the next
-    /// one does what `carry` does with the old ones and the new ones.
+    /// one does what `carry` does with the old ones and the new ones. Should `carry` panic, the new
+    /// limits hold all the same: some states may be theirs already.
     pub(super) fn replace(&self, new: A, carry: impl FnOnce(&A, &A)) {
         let mut current = self.0.write();
-        carry(&current, &new);
-        *current = Arc::new(new);
+        let old = mem::replace(&mut *current, Arc::new(new));
+        carry(&old, &current);
     }
 }
 
@@ -61,6 +63,8 @@ impl<A: Algorithm> Source for Live<A> {
         self.get().describe()
     }
 }
+
+impl<A: Algorithm> Uniform for Live<A> {}
 
 impl<A: Algorithm, K: ?Sized> Limits<K> for Live<A> {
     fn with<R>(&self, _key: &K, decide: impl FnOnce(&A) -> R) -> R {

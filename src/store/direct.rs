@@ -7,6 +7,7 @@ use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
 #[cfg(feature = "tokio")]
 use crate::limiter::Limits;
+use crate::limiter::{Source, StoreFor};
 use crate::operation::Operation;
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -48,8 +49,18 @@ impl<T: Default, C: Clock> Direct<T, C> {
         #[cfg(not(feature = "tokio"))]
         {
             let now = self.clock.now();
-            operation.apply(algorithm, &mut self.state.lock(), now)
+            self.apply_at(algorithm, operation, now)
         }
+    }
+}
+
+impl<T, C> Direct<T, C> {
+    #[inline(always)]
+    fn apply_at<A>(&self, algorithm: &A, operation: Operation<'_>, now: Tick) -> Decision
+    where
+        A: Algorithm<State = T>,
+    {
+        operation.apply(algorithm, &mut self.state.lock(), now)
     }
 }
 
@@ -74,8 +85,7 @@ impl<A: Algorithm, C: Clock> Queued<A> for Direct<A::State, C> {
         operation: Operation<'_>,
         now: impl FnOnce() -> Tick,
     ) -> Decision {
-        let now = now();
-        operation.apply(algorithm, &mut self.state.lock(), now)
+        self.apply_at(algorithm, operation, now())
     }
 
     fn queues(&self) -> &Queues<A::State> {
@@ -87,10 +97,12 @@ impl<T: Clone + Default + Send + Sync, C: Clock> States for Direct<T, C> {
     type State = T;
 
     fn change_each(&self, mut change: impl FnMut(&mut T, Tick)) {
-        let now = self.clock.now().min(Tick::MAX);
+        let now = self.clock.now();
         change(&mut self.state.lock(), now);
     }
 }
+
+impl<L, C> StoreFor<L> for Direct<<L::Algorithm as Algorithm>::State, C> where L: Source {}
 
 impl<A: Algorithm, C: Clock> Store<A, ()> for Direct<A::State, C> {
     type Error = Infallible;

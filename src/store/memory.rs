@@ -13,6 +13,7 @@ use crate::decision::{Decision, Outcome};
 use crate::error::{Error, Kind};
 #[cfg(feature = "tokio")]
 use crate::limiter::Limits;
+use crate::limiter::{StoreFor, Uniform};
 use crate::operation::{Operation, peek};
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -48,8 +49,17 @@ pub struct Memory<T, C = MonotonicClock> {
 struct Cap<T> {
     max_keys: usize,
     keys: AtomicUsize,
-    /// The one state of all keys that there is no room for. When it is spent, it is only looked at.
-    shared: ReadMostly<T>,
+    /// The budget of all keys that there is no room for. When it is spent, it is only looked at.
+    shared: ReadMostly<Shared<T>>,
+}
+
+#[derive(Default)]
+struct Shared<T> {
+    state: T,
+    /// Whether anything has been taken from it.
+    is_used: bool,
+    /// When a state was dropped that had expired: time has come that far.
+    dropped_at: Tick,
 }
 
 /// New keys keep others from being decided on within a shard only.
@@ -123,7 +133,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         assert!(keys > 0, "a store must be for one key at least");
         let len = AtomicUsize::new(self.len_now());
         let shared = self.cap.map(|cap| cap.shared);
-        let shared = shared.unwrap_or_else(|| ReadMostly::new(T::default()));
+        let shared = shared.unwrap_or_else(|| ReadMostly::new(Shared::default()));
         let cap = Cap { max_keys: keys, keys: len, shared };
         // Room is looked for in two tables: where there are few keys, that should be most of them.
         let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(self.shards.len());
@@ -167,7 +177,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let shard = self.shard(fingerprint).read();
         match (shard.lock(fingerprint), &self.cap) {
             (Some(state), _) => state.clone(),
-            (None, Some(cap)) => cap.shared.read().clone(),
+            (None, Some(cap)) => cap.shared.read().state.clone(),
             (None, None) => T::default(),
         }
     }
@@ -180,6 +190,12 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         operation: Operation<'_>,
         now: impl FnOnce() -> Tick,
     ) -> Decision {
+        if let Operation::Settle(_, receipt) = operation
+            && receipt.is_of_shared()
+            && let Some(cap) = &self.cap
+        {
+            return cap.apply(algorithm, operation, now()).apart();
+        }
         let shard = self.shard(fingerprint).read();
         let place = shard.find(fingerprint);
         // The clock is read while the state is fetched.
@@ -218,7 +234,6 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         now: Tick,
         shard: ReadGuard<'_, Shard<T>>,
     ) -> Decision {
-        let now = now.min(Tick::MAX);
         let lock_and_apply = |shard: &Shard<T>| {
             let mut state = shard.lock(fingerprint)?;
             Some(operation.apply_out_of_line(algorithm, &mut state, now))
@@ -248,21 +263,25 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     ) -> Option<Decision> {
         let is_full = self.cap.as_ref().is_some_and(Cap::is_full);
         let operation = match operation {
-            // A reset of one key must not be one of all, and nothing can be given back to a key that
-            // has a place left: it is told how it stands.
+            // A reset of one key must not be one of all.
             Operation::Reset => Operation::Refund(0),
-            Operation::Refund(_) if !is_full || !shard.has_been_searched(now) => {
+            // What was taken from a state that has expired is given back to nobody.
+            Operation::Settle(cost, receipt) if cost <= receipt.units() => {
+                receipt.set_settled();
                 Operation::Refund(0)
             }
-            Operation::Refund(_) | Operation::Peek(_) => operation,
+            Operation::Refund(_) => operation,
+            // A peek says what a check would, which may find a place.
+            Operation::Peek(_) if self.cap.is_none() => operation,
             _ if is_full && shard.has_been_searched(now) => operation,
             _ => return None,
         };
-        let now = now.max(shard.dropped_at);
-        Some(match &self.cap {
-            Some(cap) => cap.apply(algorithm, operation, now),
-            None => operation.apply_out_of_line(algorithm, &mut T::default(), now),
-        })
+        let at = now.max(shard.dropped_at);
+        let decision = match &self.cap {
+            Some(cap) => cap.apply(algorithm, operation, at),
+            None => operation.apply_out_of_line(algorithm, &mut T::default(), at),
+        };
+        Some(decision.seen_from(now))
     }
 
     /// For a key that has no state, if something is asked of it that may take units.
@@ -274,32 +293,35 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         now: Tick,
         shard: &mut Shard<T>,
     ) -> Decision {
-        let now = now.max(shard.dropped_at);
-        let keep = |state: &T| algorithm.fresh_after(state, now) > 0;
-        let mut state = match &self.cap {
-            None => T::default(),
-            Some(cap) if cap.reserve(shard, |shard| shard.make_room(fingerprint, now, keep)) => {
-                cap.shared.read().clone()
-            }
-            Some(cap) => return cap.apply(algorithm, operation, now),
+        let at = now.max(shard.dropped_at);
+        let keep = |state: &T| algorithm.fresh_after(state, at) > 0;
+        let (mut state, at, place) = match &self.cap {
+            None => (T::default(), at, None),
+            Some(cap) => match cap.reserve(shard, |shard| shard.make_room(fingerprint, at, keep)) {
+                Some(place) => {
+                    let (state, at) = cap.first_state(algorithm, at);
+                    (state, at, Some(place))
+                }
+                None => return cap.apply(algorithm, operation, at).seen_from(now),
+            },
         };
-        let decision = operation.apply_out_of_line(algorithm, &mut state, now);
+        let decision = operation.apply_out_of_line(algorithm, &mut state, at);
         let before = shard.len();
         // What is refused keeps nothing, unless the shared state is the reason: then the key
         // regains units of its own from here on.
         let denied = matches!(decision.outcome, Outcome::Denied(_));
-        if decision.granted > 0 || denied {
-            shard.insert(fingerprint, state, now, keep);
+        if decision.granted > 0 || denied && !matches!(operation, Operation::Peek(_)) {
+            shard.insert(fingerprint, state, at, keep);
+            if let Some(place) = place {
+                place.keep(before + 1 - shard.len());
+            }
         }
-        if let Some(cap) = &self.cap {
-            cap.recount(before + 1, shard.len());
-        }
-        decision
+        decision.seen_from(now)
     }
 
     /// The present instant, as far as time has come for keys without a state.
     fn now_in(&self, shard: &Shard<T>) -> Tick {
-        self.clock.now().min(Tick::MAX).max(shard.dropped_at)
+        self.clock.now().max(shard.dropped_at)
     }
 
     pub(crate) fn shard_count(&self) -> usize {
@@ -313,9 +335,24 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             let before = shard.len();
             shard.shrink(now, |state| keep(state, now));
             if let Some(cap) = &self.cap {
-                cap.recount(before, shard.len());
+                cap.give_up(before - shard.len());
             }
         });
+    }
+
+    /// Forgets all that keys without a place have taken, if there is a bound on the keys.
+    pub(crate) fn reset_shared(&self) {
+        if let Some(cap) = &self.cap {
+            cap.shared.write(|shared| shared.state = T::default());
+        }
+    }
+
+    /// Drops the state that keys without a place share, if it is not to `keep`.
+    pub(crate) fn shrink_shared(&self, keep: impl Fn(&T, Tick) -> bool) {
+        let now = self.clock.now();
+        if let Some(cap) = &self.cap {
+            cap.shared.write(|shared| shared.expire(now, |state, now| !keep(state, now)));
+        }
     }
 }
 
@@ -339,7 +376,16 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             });
         }
         // After the states: what a key has taken here, before it got a place, is here or there.
-        let shared = self.cap.as_ref().map(|cap| cap.shared.read().clone());
+        let shared = self.cap.as_ref().and_then(|cap| {
+            let shared = cap.shared.read();
+            dropped_at = dropped_at.max(shared.dropped_at);
+            let now = self.clock.now().max(shared.dropped_at);
+            let is_kept = keep(&shared.state, now);
+            if shared.is_used && !is_kept {
+                dropped_at = dropped_at.max(now);
+            }
+            is_kept.then(|| shared.state.clone())
+        });
         Snapshot::new(&self.hasher, dropped_at, shared, states)
     }
 
@@ -349,7 +395,10 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let hasher = snapshot.hasher()?;
         let Snapshot { dropped_at, shared, states, .. } = snapshot;
         let keys = AtomicUsize::new(states.len());
-        let with_cap = |shared| Cap { max_keys: usize::MAX, keys, shared: ReadMostly::new(shared) };
+        let with_cap = |state| {
+            let shared = Shared { state, is_used: true, dropped_at: Tick::default() };
+            Cap { max_keys: usize::MAX, keys, shared: ReadMostly::new(shared) }
+        };
         let store = Self { hasher, cap: shared.map(with_cap), ..Self::new(clock) };
         for shard in &store.shards {
             shard.write(|shard| shard.dropped_at = dropped_at.min(Tick::MAX));
@@ -420,23 +469,30 @@ impl<T: Clone + Default + Send + Sync, C: Clock> States for Memory<T, C> {
             });
         }
         if let Some(cap) = &self.cap {
-            cap.shared.write(|state| change(state, self.clock.now().min(Tick::MAX)));
+            cap.shared.write(|shared| change(&mut shared.state, self.clock.now()));
         }
     }
 }
 
-impl<T: Default> Cap<T> {
-    /// Whether there is a place for one key more, which is then taken; otherwise it is looked for
-    /// once more when the shard has been asked to `make_room`.
-    fn reserve(&self, shard: &mut Shard<T>, make_room: impl FnOnce(&mut Shard<T>)) -> bool {
+impl<T: Clone + Default> Cap<T> {
+    /// A place for one key more, if there is one; otherwise it is looked for once more when the
+    /// shard has been asked to `make_room`.
+    fn reserve(
+        &self,
+        shard: &mut Shard<T>,
+        make_room: impl FnOnce(&mut Shard<T>),
+    ) -> Option<Reserved<'_>> {
         let take = |keys: usize| (keys < self.max_keys).then_some(keys + 1);
-        let taken = || self.keys.fetch_update(Relaxed, Relaxed, take).is_ok();
-        taken() || {
+        let taken = || {
+            let taken = self.keys.fetch_update(Relaxed, Relaxed, take);
+            taken.is_ok().then(|| Reserved(&self.keys))
+        };
+        taken().or_else(|| {
             let before = shard.len();
             make_room(shard);
-            self.recount(before, shard.len());
+            self.give_up(before - shard.len());
             taken()
-        }
+        })
     }
 
     fn is_full(&self) -> bool {
@@ -448,21 +504,81 @@ impl<T: Default> Cap<T> {
     where
         A: Algorithm<State = T>,
     {
-        if let Operation::Check(n) = operation {
-            let told = peek(algorithm, &self.shared.read(), n, now);
-            if !told.is_allowed() {
-                return told;
+        if let Operation::Check(n) | Operation::Peek(n) = operation {
+            let shared = self.shared.read();
+            let told = peek(algorithm, &shared.state, n, now.max(shared.dropped_at));
+            if matches!(operation, Operation::Peek(_)) || !told.is_allowed() {
+                return told.seen_from(now);
             }
         }
-        self.shared.write(|state| operation.apply_out_of_line(algorithm, state, now))
+        let decision = self.shared.write(|shared| {
+            shared.expire(now, |state, now| algorithm.fresh_after(state, now) == 0);
+            let at = now.max(shared.dropped_at);
+            let decision = operation.apply_out_of_line(algorithm, &mut shared.state, at);
+            shared.is_used |= decision.granted > 0;
+            decision.seen_from(now)
+        });
+        if let Operation::Reserve(_, receipt) = operation
+            && decision.granted > 0
+        {
+            receipt.set_of_shared();
+        }
+        decision
     }
 
-    fn recount(&self, before: usize, after: usize) {
-        if before != after {
-            self.keys.fetch_add(after.wrapping_sub(before), Relaxed);
+    /// What a key begins with that gets a place: no more than the shared budget has left, and no
+    /// debt, which others have made.
+    fn first_state<A>(&self, algorithm: &A, now: Tick) -> (T, Tick)
+    where
+        A: Algorithm<State = T>,
+    {
+        let shared = self.shared.read();
+        let now = now.max(shared.dropped_at);
+        if algorithm.fresh_after(&shared.state, now) == 0 {
+            return (T::default(), now);
+        }
+        let mut state = shared.state.clone();
+        algorithm.forgive(&mut state, now);
+        (state, now)
+    }
+
+    fn give_up(&self, places: usize) {
+        if places > 0 {
+            self.keys.fetch_sub(places, Relaxed);
         }
     }
 }
+
+impl<T: Default> Shared<T> {
+    fn expire(&mut self, now: Tick, has_expired: impl FnOnce(&T, Tick) -> bool) {
+        let now = now.max(self.dropped_at);
+        if self.is_used && has_expired(&self.state, now) {
+            *self = Self { state: T::default(), is_used: false, dropped_at: now };
+        }
+    }
+}
+
+/// A place under a cap, given up when this is dropped: no key has it yet.
+struct Reserved<'a>(&'a AtomicUsize);
+
+impl Reserved<'_> {
+    /// A key has it, in place of so many others.
+    fn keep(self, dropped: usize) {
+        let Self(keys) = self;
+        if dropped > 0 {
+            keys.fetch_sub(dropped, Relaxed);
+        }
+        mem::forget(self);
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl<L, C> StoreFor<L> for Memory<<L::Algorithm as Algorithm>::State, C> where L: Uniform {}
 
 impl<A, C, K> Store<A, K> for Memory<A::State, C>
 where

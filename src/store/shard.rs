@@ -100,8 +100,8 @@ impl<T: Default> Shard<T> {
         }
     }
 
-    /// Puts in the state of a key that has none. Where its table is full, the states that are not to
-    /// `keep` at `now` are dropped.
+    /// Puts in the state of a key that has none. If its table is full, the states that are not to
+    /// `keep` at `now` are dropped. Should `keep` panic, nothing has changed.
     pub(super) fn insert(
         &mut self,
         fingerprint: u64,
@@ -118,10 +118,10 @@ impl<T: Default> Shard<T> {
                 self.mask = 2 * self.mask + 1;
             }
         }
-        self.len += 1;
-        self.insertions += 1;
         let index = self.table_index(fingerprint);
         let dropped = self.tables[index].insert(tag(fingerprint), state, keep);
+        self.len += 1;
+        self.insertions += 1;
         self.dropped(dropped, now);
     }
 
@@ -133,16 +133,21 @@ impl<T: Default> Shard<T> {
         }
         self.looked_at = now;
         let index = self.table_index(fingerprint);
-        let beside = self.tables.get_mut(index ^ 1).map_or(0, |table| table.sweep(&keep));
-        let dropped = self.tables[index].sweep(&keep) + beside;
+        let both = [index, index ^ 1];
+        let expired = both.map(|index| Some(self.tables.get_mut(index)?.expired(&keep)));
+        let dropped = both.into_iter().zip(&expired).filter_map(|(index, expired)| {
+            Some(self.tables.get_mut(index)?.drop_in(expired.as_ref()?))
+        });
+        let dropped = dropped.sum();
         self.dropped(dropped, now);
     }
 
     /// Drops the states that are not to `keep`, and gives the memory back.
     pub(super) fn shrink(&mut self, now: Tick, keep: impl Fn(&T) -> bool) {
+        let expired: Vec<_> = self.tables.iter_mut().map(|table| table.expired(&keep)).collect();
         let mut dropped = 0;
-        for table in &mut self.tables {
-            dropped += table.sweep(&keep);
+        for (table, expired) in self.tables.iter_mut().zip(&expired) {
+            dropped += table.drop_in(expired);
             table.shrink_to_fit();
         }
         self.dropped(dropped, now);

@@ -154,6 +154,24 @@ impl<T: Default> Table<T> {
 
     /// Drops the states that are not to `keep`; returns how many.
     pub(super) fn sweep(&mut self, keep: impl Fn(&T) -> bool) -> usize {
+        let expired = self.expired(keep);
+        self.drop_in(&expired)
+    }
+
+    /// The places of the states that are not to `keep`. All are asked before anything moves: `keep`
+    /// calls the algorithm, which may panic.
+    pub(super) fn expired(&mut self, keep: impl Fn(&T) -> bool) -> Places {
+        let mut expired = Places::default();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if slot.tag() != VACANT && !keep(slot.get_mut()) {
+                expired.insert(index);
+            }
+        }
+        expired
+    }
+
+    /// Drops the states in these places; returns how many.
+    pub(super) fn drop_in(&mut self, expired: &Places) -> usize {
         let (mut dropped, mut end) = (0, 0);
         for index in 0..self.slots.len() {
             let tag = self.slots[index].tag();
@@ -161,7 +179,7 @@ impl<T: Default> Table<T> {
                 continue;
             }
             let to = home(tag, self.homes).max(end);
-            if !keep(self.slots[index].get_mut()) {
+            if expired.contains(index) {
                 self.slots[index] = Slot::default();
                 self.len -= 1;
                 dropped += 1;
@@ -209,6 +227,30 @@ impl<T: Default> Table<T> {
             *self = Self::default();
         } else {
             self.resize(homes_for(self.len));
+        }
+    }
+}
+
+/// A set of places: without memory of its own, unless a table is larger than it is meant to be.
+#[derive(Default)]
+pub(super) struct Places {
+    first: [u64; 16],
+    others: Vec<usize>,
+}
+
+impl Places {
+    /// Adds a place that lies behind all those in it.
+    fn insert(&mut self, place: usize) {
+        match self.first.get_mut(place / 64) {
+            Some(word) => *word |= 1 << (place % 64),
+            None => self.others.push(place),
+        }
+    }
+
+    fn contains(&self, place: usize) -> bool {
+        match self.first.get(place / 64) {
+            Some(word) => word >> (place % 64) & 1 == 1,
+            None => self.others.binary_search(&place).is_ok(),
         }
     }
 }
@@ -267,6 +309,16 @@ mod tests {
     fn random(seed: &mut u64) -> u64 {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         ((*seed ^ (*seed >> 32)) & !1).min(MAX_TAG)
+    }
+
+    #[test]
+    fn a_set_of_places_has_those_that_were_put_in() {
+        let mut places = Places::default();
+        let put_in = |place: &usize| place % 7 == 3 || (1_020..1_030).contains(place);
+        (0..2_000).filter(put_in).for_each(|place| places.insert(place));
+        assert!(
+            (0..3_000).all(|place| places.contains(place) == (place < 2_000 && put_in(&place)))
+        );
     }
 
     fn contents(table: &mut Table<u64>) -> Vec<(u64, u64)> {
