@@ -1,4 +1,5 @@
-//! Tokens per minute of a language model: reserved as an estimate, settled when the cost is known.
+//! Tokens per minute of a language model: reserved as an estimate, spent as the answer is streamed, settled
+//! when it is complete.
 //!
 //! ```text
 //! cargo run --features tokio --example llm_gateway
@@ -7,7 +8,8 @@
 //!
 //! What an answer costs is known when it has been written. A gateway that charges afterwards lets a
 //! burst of requests through together; one that charges the most that an answer may cost refuses
-//! requests for tokens that nobody uses. This one reserves the most, and gives back the rest.
+//! requests for tokens that nobody uses. This one reserves the most, and gives back the rest. If the
+//! client hangs up in the middle, it is charged for what it has been sent.
 
 use std::error::Error;
 use std::time::Duration;
@@ -17,25 +19,38 @@ use tollgate::{BoxRateLimiter, Limiter, Policy, RateLimiter};
 /// Both hold: what is reserved is taken from both, and what is left of it goes back to both.
 const LIMITS: &str = "minute: token_bucket 90000/min; day: fixed_window 2000000/day";
 const MAX_ANSWER_TOKENS: u64 = 4_000;
+const CHUNK_TOKENS: u64 = 100;
 
-/// Stands for the model: answers are shorter than they may be.
-async fn ask_model(prompt_tokens: u64) -> u64 {
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    prompt_tokens + MAX_ANSWER_TOKENS / 10
+/// Stands for the model: answers come in chunks, and are shorter than they may be.
+async fn next_chunk(chunk: u64) -> Option<u64> {
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    (chunk < 4).then_some(CHUNK_TOKENS)
 }
 
-/// Serves a request, and tells what it cost; `None` where it was refused.
+/// Serves a request until the client hangs up, if it does, after so many chunks. Returns what it cost,
+/// or `None` if it was denied.
 async fn serve(
     limiter: &BoxRateLimiter<str>,
     tenant: &str,
     prompt_tokens: u64,
+    hangs_up_after: Option<u64>,
 ) -> Result<Option<u64>, Box<dyn Error + Send + Sync>> {
-    let reservation = limiter.reserve(tenant, prompt_tokens + MAX_ANSWER_TOKENS).await?;
+    let mut reservation = limiter.reserve(tenant, prompt_tokens + MAX_ANSWER_TOKENS).await?;
     if !reservation.decision().is_allowed() {
         return Ok(None);
     }
-    // Were this to fail, or the request to be cancelled, all of it would be given back.
-    let tokens = ask_model(prompt_tokens).await;
+    reservation.spend(prompt_tokens);
+    let mut chunk = 0;
+    while let Some(tokens) = next_chunk(chunk).await {
+        if hangs_up_after == Some(chunk) {
+            // As a request that is cancelled would, this drops the reservation, which settles what
+            // was spent.
+            return Ok(Some(reservation.spent()));
+        }
+        reservation.spend(tokens);
+        chunk += 1;
+    }
+    let tokens = reservation.spent();
     let after = reservation.settle(tokens).await?;
     assert!(after.remaining() <= after.limit());
     Ok(Some(tokens))
@@ -64,7 +79,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         let mut requests = JoinSet::new();
         for _ in 0..40 {
             let limiter = limiter.clone();
-            requests.spawn(async move { serve(&limiter, "tenant", 500).await });
+            requests.spawn(async move { serve(&limiter, "tenant", 500, None).await });
         }
         let mut costs = Vec::new();
         while let Some(served) = requests.join_next().await {
@@ -77,6 +92,15 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         println!("{} of 40 requests served, {tokens} tokens", costs.len());
     }
     let left = limiter.peek("tenant").await?.remaining();
+    println!("{left} of 90000 tokens left");
+
+    // A tenant whose client hangs up is charged for the prompt, and for the two chunks that were sent.
+    if let Some(tokens) = serve(&limiter, "another", 500, Some(2)).await? {
+        println!("1 client hung up after {tokens} tokens");
+    }
+    // In Redis, what is dropped is settled by a task of its own.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let left = limiter.peek("another").await?.remaining();
     println!("{left} of 90000 tokens left");
     Ok(())
 }

@@ -146,7 +146,7 @@ fn an_algorithm_of_ones_own_decides_like_the_others() {
 }
 
 /// 90,000 tokens: 20 requests reserve all of them and use 900 each, so 72,000 and what flows in
-/// are left for 16 of the next.
+/// are left for 16 of the next. A client that hangs up pays for what it was sent.
 #[test]
 fn a_gateway_gives_back_what_answers_do_not_cost() {
     let in_process: Option<String> = None;
@@ -164,5 +164,8 @@ fn a_gateway_gives_back_what_answers_do_not_cost() {
         let left: u64 = lines[2].strip_suffix(" of 90000 tokens left").unwrap().parse().unwrap();
         // 1,500 tokens flow in each second.
         assert!((57_600..60_000).contains(&left), "{printed}");
+        assert_eq!(lines[3], "1 client hung up after 700 tokens");
+        let left: u64 = lines[4].strip_suffix(" of 90000 tokens left").unwrap().parse().unwrap();
+        assert!((89_300..90_000).contains(&left), "{printed}");
     }
 }

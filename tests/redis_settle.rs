@@ -22,11 +22,12 @@ async fn limiter(server: &Server, policy: &str) -> Limiter<Policy, Redis> {
 proptest! {
     #![proptest_config(cases(60))]
 
-    /// Tasks that reserve, and then settle or drop, all at once.
+    /// Tasks that reserve, and then settle or drop, all at once. (In a queue, only the last place is
+    /// given up: see `queue.rs`.)
     #[test]
     fn the_sum_of_the_true_costs_is_charged(
         reservations in prop::collection::vec((1_u64..30, prop::option::of(0_u64..40)), 1..30),
-        kind in 0..6_usize,
+        kind in prop::sample::select(vec![0, 2, 3, 4, 5_usize]),
     ) {
         let policy = &each_algorithm("10000/d")[kind];
         Runtime::new().unwrap().block_on(async {
@@ -81,13 +82,12 @@ async fn a_request_is_charged_once() {
         let again = Receipt::for_request("exact");
         let after = limiter.decide("k", Operation::Settle(1, &again)).await.unwrap();
         assert_eq!(after.limit() - after.remaining(), 7, "{policy}");
-        let _ = limiter.refund("k", 1).await.unwrap();
-        // One receipt, settled again and again.
+        // One receipt, settled again and again: 2 of 3 are given back.
         let receipt = Receipt::new();
         let _ = limiter.decide("k", Operation::Reserve(3, &receipt)).await.unwrap();
         for _ in 0..3 {
             let after = limiter.decide("k", Operation::Settle(1, &receipt)).await.unwrap();
-            assert_eq!(after.limit() - after.remaining(), 7, "{policy}");
+            assert_eq!(after.limit() - after.remaining(), 8, "{policy}");
         }
     }
 }
@@ -105,7 +105,7 @@ async fn requests_are_forgotten_when_nobody_can_ask_again() {
         assert!((memory - 10_000..=memory).contains(&ttl), "{ttl}");
         if receipt.request_id() == "a:b" {
             let (prefix, _) = key.split_once(':').unwrap();
-            let about = format!("{prefix}:1:sliding_window_counter:k");
+            let about = format!("{prefix}:1:bucket:k");
             assert_eq!(key, format!("{prefix}:request:{{{about}}}:a%3Ab"));
         }
         server.cli(&["DEL", &key]);
@@ -205,4 +205,26 @@ async fn units_can_be_waited_for() {
     assert!(waiting.await.is_err());
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(queue.peek("k").await.unwrap().remaining() >= 3);
+}
+
+/// Dropped before it is polled, or with units spent: a task settles it.
+#[tokio::test]
+async fn what_nobody_waits_for_is_settled() {
+    let limiter = limiter(&SHARED, "fixed_window 100/d").await;
+    drop(limiter.reserve("settled", 100).await.unwrap().settle(80));
+    let mut streamed = limiter.reserve("spent", 100).await.unwrap();
+    streamed.spend(30);
+    streamed.spend(9);
+    drop(streamed);
+    for (key, left) in [("settled", 20), ("spent", 61)] {
+        let mut remaining = 0;
+        for _ in 0..500 {
+            remaining = limiter.peek(key).await.unwrap().remaining();
+            if remaining > 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!(remaining, left, "{key}");
+    }
 }

@@ -3,14 +3,19 @@ use crate::algorithm::Receipt;
 use crate::decision::Decision;
 use crate::operation::Operation;
 use std::fmt;
+use std::future::Future;
 use std::ops::Deref;
 
 /// Units that are taken as an estimate, to be [settled](Self::settle) when the true cost is known.
 ///
-/// A reservation that is dropped gives its units back, also by a request that is cancelled, or panics: once
-/// something is under way that will cost, settle with the estimate rather than let it drop. Whatever is given back goes where it was taken
-/// from: what no longer counts there is not given to anybody. Units that were refused are not held, as
-/// [`decision`](Self::decision) tells: to settle such a reservation charges the whole cost.
+/// A reservation that is dropped settles what was [spent](Self::spend) and gives back the rest, also
+/// if the request is cancelled or panics. Report what something costs as it goes, or settle with the
+/// estimate once it is under way: what is neither spent nor settled is free.
+///
+/// Units are given back to where they were taken from; those that no longer count there are given to
+/// nobody. The queue of a [`LeakyBucket`](crate::LeakyBucket) has promised departures to all behind a
+/// place, so only the last place is taken again. Denied units are not held (see
+/// [`decision`](Self::decision)): settling such a reservation charges the whole cost.
 ///
 /// A [`reset`](crate::RateLimiter::reset) of the key, and limits that are replaced
 /// [in proportion or anew](crate::Carry), do not know of reservations: what is given back afterwards
@@ -39,7 +44,7 @@ use std::ops::Deref;
 /// `P` and `Q` point to the limiter and the key: references, or, to move a reservation into a task
 /// or a response body, an `Arc<Limiter<..>>` and a `String`, or a `Box` of a number: see
 /// [`take`](Self::take) and [`take_now`](Self::take_now).
-#[must_use = "a reservation gives its units back when it is dropped"]
+#[must_use = "a reservation that is dropped gives back what was not spent"]
 pub struct Reservation<P, Q>
 where
     P: Deref<Target: RateLimiter<Q::Target>>,
@@ -78,21 +83,63 @@ where
         self.decision
     }
 
-    /// Corrects what was taken, so that it is `cost` in all: charges what is missing, which may leave
-    /// a debt of one limit and no more, or gives back what is too much.
+    /// Notes that `n` units of what was reserved have been used. Nothing is sent to a store: what was
+    /// spent is settled if the reservation is dropped.
+    ///
+    /// ```
+    /// use tollgate::{Limiter, Quota, TokenBucket};
+    ///
+    /// let tokens = Limiter::new(TokenBucket::new(Quota::per_minute(90_000)));
+    /// let mut reservation = tokens.reserve("tenant", 4_000);
+    /// for chunk_tokens in [1_500, 2_400] {
+    ///     reservation.spend(chunk_tokens); // as the answer is streamed
+    /// }
+    /// assert_eq!(reservation.spent(), 3_900);
+    /// drop(reservation); // the client has hung up
+    /// assert_eq!(tokens.peek("tenant").remaining(), 86_100);
+    /// ```
+    pub const fn spend(&mut self, n: u64) {
+        if let Some(spent) = &mut self.unsettled {
+            *spent = spent.saturating_add(n);
+        }
+    }
+
+    /// The units that were [spent](Self::spend) so far.
+    #[must_use]
+    pub fn spent(&self) -> u64 {
+        self.unsettled.unwrap_or_default()
+    }
+
+    /// Corrects what was taken, so that it is `cost` in all, whatever was [spent](Self::spend):
+    /// charges what is missing, which may leave a debt of one limit and no more, or gives back what
+    /// is too much.
+    ///
+    /// A limiter in memory has settled when this returns. Any other has been told to when the future
+    /// is polled or dropped; awaiting it only waits for the answer.
     ///
     /// # Errors
     ///
-    /// Where the limiter could not decide. Nothing is given back then.
-    pub async fn settle(
+    /// Fails if the limiter cannot decide. Nothing is given back then.
+    pub fn settle(
         mut self,
         cost: u64,
-    ) -> Result<Decision, <P::Target as RateLimiter<Q::Target>>::Error> {
-        // Were this dropped while it waits for the answer, it would be settled all the same.
-        self.unsettled = Some(cost);
-        let settled = self.limiter.decide(&self.key, Operation::Settle(cost, &self.receipt)).await;
+    ) -> impl Future<Output = Result<Decision, <P::Target as RateLimiter<Q::Target>>::Error>> {
         self.unsettled = None;
-        settled
+        let settled = self.limiter.decide_now(&self.key, Operation::Settle(cost, &self.receipt));
+        if settled.is_none() {
+            // Dropped before it is answered, it is settled in the background.
+            self.unsettled = Some(cost);
+        }
+        async move {
+            let mut this = self;
+            if let Some(settled) = settled {
+                return settled;
+            }
+            let settle = Operation::Settle(cost, &this.receipt);
+            let settled = this.limiter.decide(&this.key, settle).await;
+            this.unsettled = None;
+            settled
+        }
     }
 }
 
