@@ -28,13 +28,16 @@
 //!
 //! # Which algorithm?
 //!
-//! | algorithm | accuracy | memory for a key | burst | best for |
+//! | algorithm | most in any minute at 100/min | memory for a key | burst | best for |
 //! |---|---|---|---|---|
-//! | [`TokenBucket`] | exact rate | 16 bytes | up to `burst`, then steady | APIs: a pause earns a burst |
-//! | [`LeakyBucket`] | exact rate, even spacing | 16 bytes | none leaves: each is told when to go | feeding something that must not see bursts |
-//! | [`FixedWindow`] | up to twice the limit across a boundary | 16 bytes | a whole limit at any time in the window | quotas a day, "resets at midnight" |
-//! | [`SlidingLog`] | exact: never more in any window | 72 bytes, and 2 to 8 for each instant | a whole limit at once | low limits that must hold: logins, payments |
-//! | [`SlidingWindowCounter`] | an estimate, rounded towards refusing | 32 bytes | a whole limit at once | "100 a minute" as people mean it; not for less than about 20 in a window |
+//! | [`TokenBucket`] | 199: the burst and what flows in | 16 bytes | up to `burst`, then steady | APIs: a client that keeps to the rate is never denied |
+//! | [`LeakyBucket`] | 100, evenly spaced | 16 bytes | none: allowed requests carry a delay | feeding something that must not see bursts |
+//! | [`FixedWindow`] | 200, across a boundary | 16 bytes | a whole limit at any time in the window | quotas a day, "resets at midnight" |
+//! | [`SlidingLog`] | 100 | 72 bytes, and 2 to 8 for each instant | a whole limit at once | low limits that must hold: logins, payments |
+//! | [`SlidingWindowCounter`] | 199: 100 at the end of a window, then steady requests | 32 bytes | a whole limit at once | large limits at a low price; below about 20 per window use another one |
+//!
+//! `tests/tables.rs` holds a greedy client against the second column. A text without an algorithm,
+//! such as `"100/min"`, is a token bucket.
 //!
 //! (To each key, the store adds 8 bytes of fingerprint and a tenth to a quarter for growth. A
 //! [`Policy`] takes 40 bytes for any of them but the log.)
@@ -91,8 +94,9 @@
 //!
 //! A limiter reads its clock once for each decision: by default a [`MonotonicClock`], set by
 //! the wall clock when first used. Tests bring a [`ManualClock`]. A clock that goes backwards
-//! is taken to stand still: nothing is minted, whatever it does. (Only what a refund or a reset
-//! has made as good as new forgets the time.)
+//! is taken to stand still: nothing is minted, whatever it does. (A reset also forgets the time.)
+//! Every wait counts from the clock's present time, and a decision carries the instant that it was
+//! made at: [`Decision::decided_at`].
 //!
 //! # Features
 //!
@@ -128,9 +132,9 @@ mod store;
 pub mod tower;
 
 pub use algorithm::{
-    Admission, Algorithm, All, Binding, BucketState, Description, FixedWindow, FixedWindowState,
-    LeakyBucket, Origin, Receipt, SlidingLog, SlidingLogState, SlidingWindowCounter,
-    SlidingWindowCounterState, Standing, TokenBucket, Wait,
+    Admission, Algorithm, All, Binding, BucketState, Departure, Description, FixedWindow,
+    FixedWindowState, LeakyBucket, Origin, Receipt, SlidingLog, SlidingLogState,
+    SlidingWindowCounter, SlidingWindowCounterState, Standing, TokenBucket, Wait,
 };
 #[cfg(feature = "redis")]
 pub use algorithm::{Script, ScriptCall, Scripted, StoredState};
@@ -148,6 +152,7 @@ pub use limiter::Acquire;
 pub use limiter::Exceptions;
 pub use limiter::{
     Carry, Describe, Immediate, Limiter, Limits, Live, PerKey, RateLimiter, Reservation, Source,
+    StoreFor, Uniform,
 };
 pub use operation::Operation;
 pub use policy::{Limit, LimitState, Name, Policy, PolicyState};

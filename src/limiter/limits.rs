@@ -15,6 +15,26 @@ pub trait Source: Send + Sync {
     fn describe(&self) -> Vec<Description>;
 }
 
+/// A [`Source`] whose limits are the same for all keys at any one time, so that a
+/// [`Memory`](crate::Memory) can hold their states: it drops a key's state by the limits that
+/// another key is asked for. A source of your own that implements this promises it.
+#[diagnostic::on_unimplemented(
+    message = "the limits of `{Self}` may differ from key to key, and a `Memory` would drop states \
+               by the limits of other keys",
+    label = "these limits need a `TieredMemory`",
+    note = "`TieredMemory` takes the place of `Memory`: \
+            `Limiter::with_store(limits, TieredMemory::new(clock))`",
+    note = "a source of your own with the same limits for all keys says so by \
+            `impl tollgate::Uniform for ..`"
+)]
+pub trait Uniform: Source {}
+
+impl<A: Algorithm> Uniform for A {}
+
+/// A store that can hold the states of these limits: see [`Uniform`]. A store of your own that keeps
+/// a state at least as long as the limits that wrote it need implements it for all.
+pub trait StoreFor<L: Source> {}
+
 /// A [`Source`] for keys of type `K`.
 pub trait Limits<K: ?Sized>: Source {
     /// Does something by the limits that hold for `key`. They are not replaced until it is done.
