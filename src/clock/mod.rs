@@ -44,11 +44,16 @@ impl Tick {
         self.0
     }
 
-    /// The instant `micros` microseconds later.
-    ///
-    /// It may lie beyond [`Tick::MAX`]: when a wait ends is not limited, only when one may ask.
+    /// The instant `micros` microseconds later, at most [`Tick::MAX`].
     #[must_use]
     pub const fn saturating_add(self, micros: u64) -> Self {
+        Self::from_micros(self.0.saturating_add(micros))
+    }
+
+    /// The instant `micros` microseconds later, which may lie beyond [`Tick::MAX`]: when a wait ends
+    /// is not limited, only when one may ask. No clock returns it.
+    #[inline]
+    pub(crate) const fn plus(self, micros: u64) -> Self {
         Self(self.0.saturating_add(micros))
     }
 
@@ -56,6 +61,13 @@ impl Tick {
     #[must_use]
     pub const fn micros_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// Microseconds from `now` until this instant; 0 if time has come that far for a state that was
+    /// last written at `last`, even if the clock has gone back since.
+    #[inline]
+    pub(crate) const fn micros_from(self, now: Self, last: Self) -> u64 {
+        if self.0 <= last.0 { 0 } else { self.0.saturating_sub(now.0) }
     }
 
     /// The start of the window of `length` microseconds, counted from the epoch, that this
@@ -137,166 +149,18 @@ impl Clock for ManualClock {
 }
 
 #[cfg(feature = "memory")]
-pub use monotonic::{CoarseClock, MonotonicClock};
+mod coarse;
+#[cfg(feature = "memory")]
+mod monotonic;
+#[cfg(feature = "tokio")]
+mod tokio_clock;
 
 #[cfg(feature = "memory")]
-mod monotonic {
-    use super::{Clock, Tick, micros};
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-    use std::sync::{Arc, LazyLock};
-    use std::time::{Duration, SystemTime};
-    use std::{io, thread};
-
-    /// The wall clock as it was when first asked for, counted on from there by a clock that
-    /// never goes backwards (the processor's, by [`quanta`]).
-    ///
-    /// All of a process's clocks share that one start, so they agree with each other. Later
-    /// corrections of the wall clock are not followed: over months, windows that are aligned
-    /// to it may drift from it by seconds.
-    #[derive(Clone, Debug)]
-    pub struct MonotonicClock {
-        clock: quanta::Clock,
-        /// The instant at which the clock would have counted nothing.
-        zero: Tick,
-        /// Microseconds for a count of the clock, times 2^64.
-        micros_per_count: u64,
-    }
-
-    static START: LazyLock<MonotonicClock> = LazyLock::new(|| {
-        let clock = quanta::Clock::new();
-        let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        // Rounded down by less than a microsecond in thirty years of nanoseconds.
-        let nanos = u128::from(clock.delta_as_nanos(0, 1 << 50));
-        let micros_per_count = u64::try_from((nanos << 14) / 1_000).unwrap_or(u64::MAX);
-        let counted = micros_of(clock.raw(), micros_per_count);
-        let zero = Tick(micros(since_epoch).wrapping_sub(counted));
-        MonotonicClock { zero, micros_per_count, clock }
-    });
-
-    #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "the upper half of 128 bits")]
-    fn micros_of(counts: u64, micros_per_count: u64) -> u64 {
-        ((u128::from(counts) * u128::from(micros_per_count)) >> 64) as u64
-    }
-
-    impl Default for MonotonicClock {
-        fn default() -> Self {
-            START.clone()
-        }
-    }
-
-    impl Clock for MonotonicClock {
-        #[inline]
-        fn now(&self) -> Tick {
-            let counted = micros_of(self.clock.raw(), self.micros_per_count);
-            // No process runs for half a million years.
-            Tick(self.zero.0.wrapping_add(counted))
-        }
-    }
-
-    /// A [`MonotonicClock`] that is read every so often by a thread of its own, for where reading
-    /// it for each decision is too dear. Its clones are one clock; the thread ends after the last
-    /// of them.
-    ///
-    /// It is late by up to its resolution, and by what the operating system makes the thread wait
-    /// on top. Units may come back so much too late, also for those who have slept for as long as
-    /// they were told; never too early.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tollgate::{CoarseClock, Limiter, Quota, TokenBucket};
-    ///
-    /// let clock = CoarseClock::start(Duration::from_millis(1))?;
-    /// let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_second(10)), clock);
-    /// assert!(limiter.check("alice").is_allowed());
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    #[derive(Clone, Debug)]
-    pub struct CoarseClock(Arc<AtomicU64>);
-
-    impl CoarseClock {
-        /// A clock that is set every `resolution`.
-        ///
-        /// # Errors
-        ///
-        /// Where no thread can be started.
-        pub fn start(resolution: Duration) -> io::Result<Self> {
-            let clock = MonotonicClock::default();
-            let now = Arc::new(AtomicU64::new(clock.now().as_micros()));
-            let set = Arc::downgrade(&now);
-            thread::Builder::new().name("tollgate-clock".to_owned()).spawn(move || {
-                while let Some(now) = set.upgrade() {
-                    now.store(clock.now().as_micros(), Relaxed);
-                    drop(now);
-                    thread::sleep(resolution);
-                }
-            })?;
-            Ok(Self(now))
-        }
-    }
-
-    impl Clock for CoarseClock {
-        #[inline]
-        fn now(&self) -> Tick {
-            Tick::from_micros(self.0.load(Relaxed))
-        }
-    }
-}
-
+pub use coarse::CoarseClock;
+#[cfg(feature = "memory")]
+pub use monotonic::MonotonicClock;
 #[cfg(feature = "tokio")]
-pub use in_tokio::TokioClock;
-
-#[cfg(feature = "tokio")]
-mod in_tokio {
-    use super::{Clock, Tick, micros};
-    use std::time::SystemTime;
-    use tokio::time::Instant;
-
-    /// Tokio's clock, set by the wall clock when it is made: for tests that pause the time, as those
-    /// who wait sleep by that clock. Its clones are one clock.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tollgate::{Limiter, Quota, TokenBucket, TokioClock};
-    ///
-    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
-    /// // in a #[tokio::test(start_paused = true)]
-    /// let bucket = TokenBucket::new(Quota::per_hour(1));
-    /// let limiter = Limiter::with_clock(bucket, TokioClock::start());
-    /// assert!(limiter.check("alice").is_allowed());
-    /// tokio::time::advance(Duration::from_secs(3600)).await;
-    /// assert!(limiter.check("alice").is_allowed());
-    /// # });
-    /// ```
-    #[derive(Copy, Clone, Debug)]
-    pub struct TokioClock {
-        start: Instant,
-        start_unix: Tick,
-    }
-
-    impl TokioClock {
-        /// A clock that begins at the present time.
-        #[must_use]
-        pub fn start() -> Self {
-            let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-            let micros = micros(since_epoch);
-            Self::start_at(Tick::from_micros(micros))
-        }
-
-        /// A clock that begins at an instant of your choice.
-        #[must_use]
-        pub fn start_at(start: Tick) -> Self {
-            Self { start: Instant::now(), start_unix: start }
-        }
-    }
-
-    impl Clock for TokioClock {
-        fn now(&self) -> Tick {
-            let micros = micros(self.start.elapsed());
-            self.start_unix.saturating_add(micros)
-        }
-    }
-}
+pub use tokio_clock::TokioClock;
 
 #[cfg(test)]
 mod tests {
@@ -305,8 +169,9 @@ mod tests {
     #[test]
     fn ticks_stop_at_their_maximum_but_waits_may_end_later() {
         assert_eq!(Tick::from_micros(u64::MAX), Tick::MAX);
-        assert_eq!(Tick::MAX.saturating_add(7).micros_since(Tick::MAX), 7);
-        assert_eq!(Tick::MAX.micros_since(Tick::MAX.saturating_add(7)), 0);
+        assert_eq!(Tick::MAX.saturating_add(7), Tick::MAX);
+        assert_eq!(Tick::MAX.plus(7).micros_since(Tick::MAX), 7);
+        assert_eq!(Tick::MAX.micros_since(Tick::MAX.plus(7)), 0);
     }
 
     #[test]

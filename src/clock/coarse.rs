@@ -1,0 +1,53 @@
+use super::{Clock, MonotonicClock, Tick};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use std::{io, thread};
+
+/// A [`MonotonicClock`] that is read every so often by a thread of its own, for where reading
+/// it for each decision is too dear. Its clones are one clock; the thread ends after the last
+/// of them.
+///
+/// It is late by up to its resolution, and by what the operating system makes the thread wait
+/// on top. Units may come back so much too late, also for those who have slept for as long as
+/// they were told; never too early.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::{CoarseClock, Limiter, Quota, TokenBucket};
+///
+/// let clock = CoarseClock::start(Duration::from_millis(1))?;
+/// let limiter = Limiter::with_clock(TokenBucket::new(Quota::per_second(10)), clock);
+/// assert!(limiter.check("alice").is_allowed());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct CoarseClock(Arc<AtomicU64>);
+
+impl CoarseClock {
+    /// A clock that is set every `resolution`.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be started.
+    pub fn start(resolution: Duration) -> io::Result<Self> {
+        let clock = MonotonicClock::default();
+        let now = Arc::new(AtomicU64::new(clock.now().as_micros()));
+        let set = Arc::downgrade(&now);
+        thread::Builder::new().name("tollgate-clock".to_owned()).spawn(move || {
+            while let Some(now) = set.upgrade() {
+                now.store(clock.now().as_micros(), Relaxed);
+                drop(now);
+                thread::sleep(resolution);
+            }
+        })?;
+        Ok(Self(now))
+    }
+}
+
+impl Clock for CoarseClock {
+    #[inline]
+    fn now(&self) -> Tick {
+        Tick::from_micros(self.0.load(Relaxed))
+    }
+}
