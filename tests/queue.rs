@@ -5,7 +5,6 @@ mod common;
 use common::{InProcess, MIDNIGHT, SECOND, Subject, cases, micros, parse};
 use proptest::prelude::*;
 use std::future::Future;
-use std::pin::pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 use tollgate::{
@@ -350,7 +349,7 @@ async fn callers_whose_deadline_passes_leave_neither_holes_nor_double_departures
 fn a_future_that_was_never_polled_takes_nothing() {
     let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
     let limiter = Limiter::with_clock(parse(QUEUE), clock);
-    drop(pin!(limiter.acquire("k").into_future()));
+    drop(limiter.acquire("k").into_future());
     assert_eq!(limiter.check("k").delay(), Duration::ZERO);
 }
 

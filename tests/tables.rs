@@ -539,7 +539,7 @@ fn the_worst_case_in_any_window_is_what_the_docs_say<S: Subject>() {
             }
             went.sort_unstable();
             for (first, (from, _)) in went.iter().enumerate() {
-                let within = went[first..].iter().take_while(|(at, _)| at - from <= MINUTE - 1);
+                let within = went[first..].iter().take_while(|(at, _)| at - from < MINUTE);
                 most = most.max(within.map(|(_, units)| units).sum());
             }
         }
