@@ -178,7 +178,7 @@ fn a_reset_or_a_refund_of_a_key_without_a_place_mints_nothing() {
 }
 
 /// A key without a place gives back to the budget that it took from, however long ago others were
-/// searched for room, and what it is told holds for whoever asks next.
+/// searched for room, and what the decision states holds for the next caller.
 #[test]
 fn what_a_key_without_a_place_gives_back_goes_to_the_shared_budget() {
     for is_shrunk in [true, false] {
@@ -230,7 +230,7 @@ fn a_place_does_not_come_with_a_fresh_budget() {
         let limiter = Limiter::with_clock(policy, clock.clone()).max_keys(1);
         assert!(limiter.check("alice").is_allowed());
         assert_eq!(limiter.take_up_to("mallory", 5_000).granted(), 1_000, "{text}");
-        // Alice's place says nothing any more. (A reset: a queue gives no unit back.)
+        // Alice's state has expired. (A reset: a queue gives no unit back.)
         assert_eq!(limiter.reset("alice").remaining(), 1_000, "{text}");
         clock.advance(Duration::from_millis(2));
         let refused = limiter.check("mallory");

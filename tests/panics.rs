@@ -28,7 +28,7 @@ impl Fragile {
     }
 
     fn bucket(&self) -> &TokenBucket {
-        assert_ne!(self.calls.fetch_add(1, Relaxed) + 1, self.panics_at, "as it was told");
+        assert_ne!(self.calls.fetch_add(1, Relaxed) + 1, self.panics_at, "as it was built to");
         &self.bucket
     }
 }
@@ -126,7 +126,7 @@ fn clock() -> ManualClock {
 /// How often it is called when it does not panic, then each of those calls panics in turn.
 fn for_each_call(run: impl Fn(u64) -> u64) {
     std::panic::set_hook(Box::new(|info| {
-        if !info.to_string().contains("as it was told") {
+        if !info.to_string().contains("as it was built to") {
             eprintln!("{info}");
         }
     }));

@@ -289,7 +289,7 @@ async fn a_waiter_in_the_middle_that_gives_up_leaves_no_place_to_others() {
     assert_eq!(limiter.check("k").delay(), Duration::from_secs(6));
 }
 
-/// Whoever cannot go in time is denied without a place, so nobody finds a hole where it was.
+/// A caller that cannot go in time is denied without a place, so it leaves no hole.
 #[tokio::test]
 async fn whoever_cannot_go_in_time_takes_no_place() {
     async fn holds(limiter: BoxRateLimiter<str>) {

@@ -84,7 +84,7 @@ proptest! {
         for (now, operation) in trace {
             clock.set(Tick::from_micros(now));
             let decision = runtime.block_on(limiter.decide("k", operation)).unwrap();
-            // Whoever asks earlier than the last writer did counts from there.
+            // A caller that asks earlier than the last writer counts from there.
             let earlier = written_at.max(now) - now;
             let reset_micros = micros(decision.reset_after());
             let fresh_millis = reset_micros.saturating_sub(earlier).div_ceil(1_000);

@@ -388,7 +388,7 @@ fn the_end_of_time_stands_still<S: Subject>() {
 }
 
 /// The clock of a restored snapshot, or of another host, is an hour behind: a stated wait comes true
-/// by the clock of whoever asks.
+/// by the caller's clock.
 fn waits_count_from_the_askers_now<S: Subject>() {
     // (policy, the wait for 10 units right after 10 were taken)
     let table = [

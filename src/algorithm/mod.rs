@@ -132,8 +132,8 @@ pub trait Algorithm: Send + Sync {
     }
 
     /// Takes `n` units if there is room for them, and otherwise none, which leaves the state as it
-    /// was. Tells what [`wait`](Self::wait) and [`departure`](Self::departure) told before, and what
-    /// [`standing`](Self::standing) tells after. To be written anew only where it is cheaper to do all
+    /// was. Returns what [`wait`](Self::wait) and [`departure`](Self::departure) return before, and what
+    /// [`standing`](Self::standing) returns after. To be written anew only where it is cheaper to do all
     /// this together.
     #[inline]
     fn admit(&self, state: &mut Self::State, n: u64, now: Tick) -> Admission {

@@ -78,7 +78,7 @@ pub(crate) fn push_number(numbers: &mut Vec<u8>, number: u64) {
 /// | `delay` (optional) | for a queue: raises `leaves_at` to the instant at which units that are taken now may go | |
 /// | `take` | records that `n` units, 1 or more, are taken | |
 /// | `give_back` | records that `n` units, 1 or more, are returned; sets `untouched = true` if there is nothing to return | |
-/// | `fresh_after` | says when the state expires | `fresh_after`: in microseconds from `now`; 0 if it has expired but holds an instant, which the clients' clocks may go behind; less if it says nothing at all |
+/// | `fresh_after` | says when the state expires | `fresh_after`: in microseconds from `now`; 0 if it has expired but holds an instant, before which a client's clock may be; below 0 if nothing in it counts |
 /// | `write` | packs the state | `state`: a string |
 /// | `view` (optional) | packs what [`Scripted::read_state`] reads, where that is not the state | `seen`: a string |
 ///

@@ -195,8 +195,8 @@ struct Course {
     base: u64,
     /// The count that it begins with.
     from: u64,
-    /// No reader has been told a later time.
-    told: u64,
+    /// No reader has seen a later time.
+    seen: u64,
     /// By how many microseconds it was ahead of the wall clock.
     ahead: u64,
     /// The rate of the counter, as far as it is known.
@@ -222,7 +222,7 @@ const LEAD_MICROS: u64 = 2;
 /// A segment that begins here ends before the end of time.
 const LATEST: u64 = Tick::MAX.as_micros() - 2 * SEGMENT_MICROS;
 
-/// Readings so far apart tell the rate to some millionths; the error is that of a reading.
+/// Readings so far apart give the rate to some millionths; the error is that of a reading.
 const SHORTEST_BASELINE_NANOS: u64 = 20_000_000;
 /// From so far apart on, what the rate is measured from is replaced, as rates change.
 const LONGEST_BASELINE_NANOS: u64 = 16_000_000_000;
@@ -243,7 +243,7 @@ impl<S: Sources> Disciplined<S> {
             begun: reading,
             base: reading.wall_micros,
             from,
-            told: base.wrapping_add(SEGMENT_MICROS),
+            seen: base.wrapping_add(SEGMENT_MICROS),
             ahead: 0,
             rate,
             anchors: [reading; 2],
@@ -273,7 +273,7 @@ impl<S: Sources> Disciplined<S> {
             course.from = reading.counts.wrapping_add(lead);
             self.segment.prepare(course.from, base, rate);
             if course.from.wrapping_sub(self.sources.counts()) <= lead {
-                course.told = base.wrapping_add(SEGMENT_MICROS);
+                course.seen = base.wrapping_add(SEGMENT_MICROS);
                 self.segment.begin(course.from);
                 return Tick::from_stored(course.base);
             }
@@ -288,9 +288,9 @@ impl Course {
     fn proceed(&mut self, reading: &Reading) -> Rate {
         let passed = reading.steady_nanos.saturating_sub(self.begun.steady_nanos) / 1_000;
         self.measure(reading, passed);
-        // Whoever is ahead goes at half speed at least, and until the wall clock has caught up.
+        // If it is ahead, it goes at half speed or more until the wall clock has caught up.
         let on_course = self.base + passed - self.ahead.min(passed / 2);
-        self.base = on_course.max(self.told).max(reading.wall_micros).min(LATEST);
+        self.base = on_course.max(self.seen).max(reading.wall_micros).min(LATEST);
         self.ahead = self.base.saturating_sub(reading.wall_micros);
         self.begun = *reading;
         self.rate.slowed(self.ahead.min(SEGMENT_MICROS / 2), SEGMENT_MICROS)
@@ -338,7 +338,7 @@ mod tests {
     const SECOND: u64 = 1_000_000;
     const HOUR: u64 = 3_600 * SECOND;
 
-    /// Clocks that are moved by hand. The counter counts 3,000 in a microsecond, which is told with
+    /// Clocks that are moved by hand. The counter counts 3,000 in a microsecond, which is stated with
     /// an error.
     struct Hands {
         counts: Cell<u64>,

@@ -114,8 +114,8 @@ where
     /// charges what is missing, which may leave a debt of one limit and no more, or gives back what
     /// is too much.
     ///
-    /// A limiter in memory has settled when this returns. Any other has been told to when the future
-    /// is polled or dropped; awaiting it only waits for the answer.
+    /// A limiter in memory has settled when this returns. Any other settles once the future is
+    /// polled or dropped; awaiting it only waits for the answer.
     ///
     /// # Errors
     ///

@@ -180,7 +180,7 @@ impl<T> Queue<T> {
     }
 
     /// Takes out those who are no longer to be waited for: whose deadline is over, and who could
-    /// have gone long ago and were not polled. `ready_after` tells when units are there from an
+    /// have gone long ago and were not polled. `ready_after` returns how long units are missing from an
     /// instant on. Returns how long the first is waited for; `None` if nobody is left.
     fn pass_over(&mut self, now: Tick, ready_after: impl Fn(u64, Tick) -> u64) -> Option<Turn> {
         let clock = Instant::now();
