@@ -141,7 +141,7 @@ impl Decision {
     }
 
     /// When the decision was made, by the clock that the limiter goes by: in Redis the server's,
-    /// unless [`client_time`](crate::Redis::client_time) is set. Every wait and delay counts from
+    /// unless `Redis::client_time` is set. Every wait and delay counts from
     /// here, so an absolute time is this instant and a wait.
     ///
     /// ```
