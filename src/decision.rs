@@ -212,7 +212,7 @@ impl Decision {
         self.remaining
     }
 
-    /// Time until the key is as good as new; zero where it is.
+    /// Time until the key's state expires; zero if it has.
     #[must_use]
     pub const fn reset_after(&self) -> Duration {
         Duration::from_micros(self.reset_after_micros)

@@ -92,8 +92,8 @@
 //!
 //! # Time
 //!
-//! A limiter reads its clock once for each decision: by default a [`MonotonicClock`], set by
-//! the wall clock when first used. Tests bring a [`ManualClock`]. A clock that goes backwards
+//! A limiter reads its clock once for each decision: by default a [`MonotonicClock`],
+//! which follows the wall clock and never goes back. Tests bring a [`ManualClock`]. A clock that goes backwards
 //! is taken to stand still: nothing is minted, whatever it does. (A reset also forgets the time.)
 //! Every wait counts from the clock's present time, and a decision carries the instant that it was
 //! made at: [`Decision::decided_at`].

@@ -553,3 +553,16 @@ async fn a_clock_that_is_set_forward_denies_no_waiter() {
     clock.advance(Duration::from_secs(3_600));
     assert!(waiting.await.is_allowed());
 }
+
+/// A store without queues is asked again and again, though no later than the deadline.
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_again_and_is_polled_too_late_is_denied_and_charged_nothing() {
+    let far_away = Slow(limiter("token_bucket 10/s burst 1"));
+    assert!(far_away.0.check("k").is_allowed());
+    let mut left = pin!(far_away.acquire("k").within(millis(200)).into_future());
+    poll_once(left.as_mut());
+    advance(Duration::from_secs(3)).await;
+    let Ok(denied) = left.await;
+    assert_eq!((denied.is_allowed(), denied.granted()), (false, 0));
+    assert_eq!(far_away.0.peek("k").remaining(), 1);
+}

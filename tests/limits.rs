@@ -349,6 +349,19 @@ async fn exceptions_are_blocked_or_exempt() {
 }
 
 /// Of a set, the limit that allows least.
+/// Spent or not, and dropped or settled.
+#[test]
+fn what_an_exempt_key_spends_is_not_charged() {
+    let limiter = Limiter::with_clock(parse("token_bucket 100/h"), clock());
+    let limiter: Exceptions<String, _> = Exceptions::new(limiter);
+    limiter.exempt("probe".to_owned());
+    let mut dropped = tollgate::Reservation::take_now(&limiter, "probe", 40);
+    dropped.spend(30);
+    drop(dropped);
+    let _ = tollgate::Reservation::take_now(&limiter, "probe", 40).settle_now(30);
+    assert_eq!(limiter.limiter().peek("probe").remaining(), 100);
+}
+
 #[test]
 fn an_exception_names_the_limit_whose_numbers_it_tells() {
     let limiter = Limiter::new(parse("hourly: fixed_window 1000/h; burst: fixed_window 10/s"));

@@ -4,8 +4,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 use tollgate::{
-    Algorithm, Clock, Limiter, ManualClock, Memory, Operation, Policy, PolicyState, Quota, Tick,
-    TieredMemory, TokenBucket,
+    Algorithm, Clock, Limiter, Live, ManualClock, Memory, Operation, Policy, PolicyState, Quota,
+    Tick, TieredMemory, TokenBucket,
 };
 
 const THREADS: u8 = 8;
@@ -356,16 +356,20 @@ fn the_shared_budget_can_be_reset_and_is_dropped_when_it_has_expired() {
     assert_eq!(limiter.peek("trudy").remaining(), 0);
     limiter.reset_shared();
     assert_eq!(limiter.peek("trudy").remaining(), 10);
-    assert_eq!(limiter.take_up_to("mallory", 10).granted(), 10);
-    clock.advance(Duration::from_secs(3_600));
-    assert_eq!(limiter.peek("trudy").remaining(), 10);
-    // By limits that need a state for longer, those would still count.
-    limiter.shrink_to_fit();
-    clock.set(Tick::from_micros(clock.now().as_micros() - 3_600_000_000));
-    // Time has come that far: what has expired does not come back, and mints nothing.
-    assert_eq!(limiter.take_up_to("mallory", 10).granted(), 10);
-    clock.advance(Duration::from_secs(3_600));
-    assert_eq!(limiter.peek("trudy").remaining(), 10);
+
+    // What has expired is dropped: under a longer window it would count again.
+    for drops in [true, false] {
+        let clock = frozen();
+        let parse = |text: &str| text.parse::<Policy>().unwrap();
+        let limiter = Live::new(parse("sliding_log 10/h"));
+        let limiter = Limiter::with_store(limiter, Memory::new(clock.clone())).max_keys(1);
+        assert!(limiter.check("alice").is_allowed());
+        assert_eq!(limiter.take_up_to("mallory", 10).granted(), 10);
+        clock.advance(Duration::from_secs(if drops { 3_600 } else { 3_599 }));
+        limiter.shrink_to_fit();
+        limiter.replace(parse("sliding_log 10/d"));
+        assert_eq!(limiter.peek("mallory").remaining(), if drops { 10 } else { 0 });
+    }
 }
 
 /// Also if the debt was made in the window before.

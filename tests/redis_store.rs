@@ -366,3 +366,30 @@ proptest! {
         }
     }
 }
+
+/// By the clients' clocks, a key whose units were all given back holds its instant for as long as they
+/// would have been kept: so a clock that is behind finds no new budget before.
+#[tokio::test]
+async fn an_emptied_key_lives_on_in_the_clients_time() {
+    for policy in each_algorithm("10/min") {
+        let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
+        let prefix = prefix();
+        let store = connect(&SHARED).await.prefix(&prefix).client_time(clock.clone());
+        let limiter = Limiter::with_store(parse(&policy), store);
+        let receipt = tollgate::Receipt::new();
+        let _ = limiter.decide("k", Operation::Reserve(10, &receipt)).await.unwrap();
+        let _ = limiter.decide("k", Operation::Settle(0, &receipt)).await.unwrap();
+        let key = SHARED.cli(&["--scan", "--pattern", &format!("{prefix}:1:*")]);
+        let ttl = ttl_millis(&SHARED, &key);
+        assert!(ttl.is_some_and(|ttl| (50_000..130_000).contains(&ttl)), "{policy}: {ttl:?}");
+        // A minute earlier, time stands still, and all there is is there once.
+        clock.set(Tick::from_micros(MIDNIGHT - 60_000_000));
+        assert!(limiter.check_n("k", 10).await.unwrap().is_allowed(), "{policy}");
+        clock.set(Tick::from_micros(MIDNIGHT));
+        assert!(!limiter.check("k").await.unwrap().is_allowed(), "{policy}");
+        // What a refund finds nothing of leaves no key.
+        let _ = limiter.refund("other", 3).await.unwrap();
+        let others = SHARED.cli(&["--scan", "--pattern", &format!("{prefix}:1:*:other")]);
+        assert_eq!(others, "", "{policy}");
+    }
+}

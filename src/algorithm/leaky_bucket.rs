@@ -19,7 +19,9 @@ use crate::quota::Quota;
 /// Departures are never closer than the rate, whatever is given back, and no delay is longer than
 /// `capacity` takes at that rate. Only the last place in the queue is taken again, if its
 /// [`Reservation`](crate::Reservation) is settled or dropped before it has left; any other place
-/// leaks unused, and so does a plain refund.
+/// leaks unused, and so does a plain refund. (A reset starts anew. If the rate is replaced, what was
+/// in the queue counts at the new rate from then on: departures that were promised before stay, and
+/// later ones may lie between them.)
 ///
 /// With [`nodelay`](Self::nodelay) whoever fits may go at once: the leaky bucket as a meter,
 /// which admits what a [`TokenBucket`](super::TokenBucket) of that burst admits.

@@ -227,8 +227,10 @@ if replaced then log = replaced end
 local state = struct.pack('<I4', #log) .. log
 
 --@ write_alone
-if fresh_after <= 0 and follow then
+if fresh_after <= 0 and not keeps then
   redis.call('DEL', key)
+elseif fresh_after <= 0 then
+  redis.call('SET', key, replaced, 'KEEPTTL')
 elseif replaced then
   redis.call('SET', key, replaced, 'PX', ttl_millis)
 elseif added then

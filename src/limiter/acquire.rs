@@ -133,6 +133,9 @@ impl<K: ?Sized, L: RateLimiter<K>, O> fmt::Debug for Acquire<'_, K, L, O> {
 
 const MAX_ATTEMPTS: u32 = 20;
 
+/// A timer may be so late.
+pub(crate) const TIMER_LATENESS: Duration = Duration::from_millis(2);
+
 /// Asks, sleeps and asks again.
 pub(super) async fn ask_again<K, L>(
     limiter: &L,
@@ -146,6 +149,9 @@ where
 {
     let deadline = deadline_after(longest);
     for attempt in 1.. {
+        if deadline.is_some_and(|deadline| deadline + TIMER_LATENESS < Instant::now()) {
+            return Ok(limiter.decide(key, Operation::Peek(n)).await?.missed());
+        }
         let left =
             deadline.map_or(Duration::MAX, |deadline| deadline - Instant::now().min(deadline));
         let receipt = Receipt::new().longest_delay(left);

@@ -202,7 +202,9 @@ where
     }
 
     fn decide_later(&self, key: &Q, operation: Operation<'_>) {
-        self.limiter.decide_later(key, operation);
+        if self.exception(key, operation).is_none() {
+            self.limiter.decide_later(key, operation);
+        }
     }
 
     #[cfg(feature = "tokio")]

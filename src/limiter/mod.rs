@@ -19,6 +19,8 @@ pub use acquire::Acquire;
 pub(crate) use acquire::OnDrop;
 #[cfg(feature = "tokio")]
 use acquire::Patience;
+#[cfg(all(feature = "memory", feature = "tokio"))]
+pub(crate) use acquire::TIMER_LATENESS;
 #[cfg(feature = "memory")]
 pub use exceptions::Exceptions;
 pub use limits::{Limits, Source, StoreFor, Uniform};

@@ -56,7 +56,7 @@ struct Cap<T> {
 #[derive(Default)]
 struct Shared<T> {
     state: T,
-    /// Whether anything has been taken from it.
+    /// Whether anything may have been taken from it.
     is_used: bool,
     /// When a state was dropped that had expired: time has come that far.
     dropped_at: Tick,
@@ -192,6 +192,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     ) -> Decision {
         if let Operation::Settle(_, receipt) = operation
             && receipt.is_of_shared()
+            && receipt.units() > 0
             && let Some(cap) = &self.cap
         {
             return cap.apply(algorithm, operation, now()).apart();
@@ -511,19 +512,15 @@ impl<T: Clone + Default> Cap<T> {
                 return told.seen_from(now);
             }
         }
-        let decision = self.shared.write(|shared| {
-            shared.expire(now, |state, now| algorithm.fresh_after(state, now) == 0);
-            let at = now.max(shared.dropped_at);
-            let decision = operation.apply_out_of_line(algorithm, &mut shared.state, at);
-            shared.is_used |= decision.granted > 0;
-            decision.seen_from(now)
-        });
-        if let Operation::Reserve(_, receipt) = operation
-            && decision.granted > 0
-        {
+        if let Operation::Reserve(_, receipt) = operation {
             receipt.set_of_shared();
         }
-        decision
+        self.shared.write(|shared| {
+            shared.expire(now, |state, now| algorithm.fresh_after(state, now) == 0);
+            let at = now.max(shared.dropped_at);
+            shared.is_used |= !matches!(operation, Operation::Refund(_));
+            operation.apply_out_of_line(algorithm, &mut shared.state, at).seen_from(now)
+        })
     }
 
     /// What a key begins with that gets a place: no more than the shared budget has left, and no

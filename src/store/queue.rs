@@ -3,11 +3,11 @@
 use crate::algorithm::{Algorithm, Receipt};
 use crate::clock::Tick;
 use crate::decision::{Decision, Outcome};
-use crate::limiter::{Limits, OnDrop};
+use crate::limiter::{Limits, OnDrop, TIMER_LATENESS};
 use crate::math::micros;
 use crate::operation::Operation;
 use dashmap::DashMap;
-use dashmap::mapref::entry::{Entry, OccupiedEntry};
+use dashmap::mapref::entry::{Entry, OccupiedEntry, VacantEntry};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -79,7 +79,6 @@ struct Behind<T> {
 /// A timer may be so late: then units count as taken when they could have been, so that no rate is
 /// lost to its resolution of a millisecond.
 const TIMER_LATENESS_MICROS: u64 = 2_000;
-const TIMER_LATENESS: Duration = Duration::from_micros(TIMER_LATENESS_MICROS);
 
 /// A waiter that could have gone so long ago, and was not polled, is passed over.
 const PATIENCE_MICROS: u64 = 1_000_000;
@@ -271,13 +270,13 @@ impl<T: Clone> Behind<T> {
                 Outcome::Delayed(delay) => return Some(self.at.saturating_add(micros(delay))),
             }
         }
-        // Beyond the end of time, or long before the state's own.
+        // Beyond the end of time.
         algorithm.take(&mut self.state, n, self.at);
         Some(self.at)
     }
 }
 
-/// One wait is exact, unless the clock has gone back and stands still.
+/// One wait is exact; more rounds are needed at the end of time only.
 const MAX_ROUNDS: usize = 8;
 
 /// Whether those who wait must be told of an operation, even if they came only while it was done.
@@ -473,6 +472,13 @@ impl Asked {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
+    /// By how much it is too late to go then; `None` if it is in time. What a queue of an algorithm's
+    /// own adds to the wait counts too.
+    fn lateness(&self, go_at: Option<Tick>, now: Tick) -> Option<Duration> {
+        let wait = Duration::from_micros(go_at.map_or(0, |go_at| go_at.micros_since(now)));
+        wait.checked_sub(self.left()?).filter(|late| !late.is_zero())
+    }
+
     /// Takes the units, if they are there at `at`; unless a queue of the algorithm's own delays them
     /// for too long.
     fn take<S: Queued<A>, A: Algorithm>(&self, store: &S, algorithm: &A, at: Tick) -> Taken {
@@ -493,6 +499,14 @@ enum Taken {
     Decided(Decided),
 }
 
+impl Taken {
+    fn into_decision(self) -> Decision {
+        match self {
+            Self::NotYet(_, decision) | Self::Decided((decision, _)) => decision,
+        }
+    }
+}
+
 type Decided = (Decision, Receipt);
 
 /// A place in a queue.
@@ -510,75 +524,71 @@ fn enter<S: Queued<A>, A: Algorithm>(
 ) -> Result<Decided, Place> {
     let &Asked { fingerprint, n, deadline } = asked;
     let queues = store.queues();
-    let mut entry = queues.by_key().entry(fingerprint);
-    let now = store.now();
-    let mut first_until = None;
-    if let Entry::Occupied(mut occupied) = entry {
-        let queue = occupied.get_mut();
-        let turn = queue.pass_over(now, ready_after(store, algorithm, fingerprint));
-        first_until = turn.and_then(|turn| turn.overdue_until(now));
-        entry = Entry::Occupied(occupied);
-    }
     let ticket = queues.next_ticket.fetch_add(1, Relaxed);
-    // What a queue of an algorithm's own adds to the wait counts too.
-    let longest = asked.left();
-    let lateness = |go_at: Option<Tick>| {
-        let wait = Duration::from_micros(go_at.map_or(0, |go_at| go_at.micros_since(now)));
-        longest.and_then(|longest| wait.checked_sub(longest)).filter(|late| !late.is_zero())
-    };
-    let nobody_waits = match &entry {
-        Entry::Vacant(_) => true,
-        Entry::Occupied(entry) => n == 0 || entry.get().waiters.is_empty(),
-    };
-    if nobody_waits {
-        let (wait, denied) = match asked.take(store, algorithm, now) {
-            Taken::NotYet(wait, denied) => (wait, denied),
-            Taken::Decided(decided) => {
-                if let Entry::Occupied(entry) = entry {
-                    queues.remove_if_empty(entry);
-                }
-                return Ok(decided);
-            }
-        };
-        let mut behind = Behind { state: store.state(fingerprint), at: now, without_first: false };
-        let late = lateness(behind.take(algorithm, n));
-        if queues.max_waiters == 0 || late.is_some() {
-            if let Entry::Occupied(entry) = entry {
-                queues.remove_if_empty(entry);
-            }
-            return Ok((denied.denied_for_at_least(late.unwrap_or(wait)), Receipt::new()));
-        }
-        let mut queue = Queue {
-            waiters: VecDeque::new(),
-            served_until: now,
-            woken_at: now,
-            woken_instant: Instant::now(),
-            earliest_deadline: None,
-            behind: Some(behind),
-        };
-        let place = queue.push(ticket, n, deadline);
+    let ready_after = ready_after(store, algorithm, fingerprint);
+    let (mut entry, now, turn) = loop {
+        let entry = queues.by_key().entry(fingerprint);
+        let now = store.now();
         match entry {
             Entry::Vacant(entry) => {
-                queues.len.fetch_add(1, Relaxed);
-                entry.insert(queue);
+                return enter_first(store, algorithm, asked, entry, ticket, now);
             }
-            Entry::Occupied(mut entry) => _ = entry.insert(queue),
+            Entry::Occupied(mut entry) => match entry.get_mut().pass_over(now, &ready_after) {
+                Some(turn) => break (entry, now, turn),
+                None => queues.remove_if_empty(entry),
+            },
         }
-        return Err(place);
+    };
+    if n == 0 {
+        return Ok((asked.take(store, algorithm, now).into_decision(), Receipt::new()));
     }
-    let Entry::Occupied(mut entry) = entry else { unreachable!("somebody waits") };
     let queue = entry.get_mut();
+    let first_until = turn.overdue_until(now);
     let refused = refused(store, algorithm, fingerprint, queue, n, now, first_until);
     if refused.outcome == Outcome::Never || queue.waiters.len() >= queues.max_waiters {
         return Ok((refused, Receipt::new()));
     }
     let behind = queue.behind(algorithm, || store.state(fingerprint), now, first_until);
     let mut after = behind.clone();
-    if let Some(late) = lateness(after.take(algorithm, n)) {
+    if let Some(late) = asked.lateness(after.take(algorithm, n), now) {
         return Ok((refused.denied_for_at_least(late), Receipt::new()));
     }
     *behind = after;
     Err(queue.push(ticket, n, deadline))
+}
+
+/// [`enter`], where nobody waits yet.
+fn enter_first<S: Queued<A>, A: Algorithm>(
+    store: &S,
+    algorithm: &A,
+    asked: &Asked,
+    entry: VacantEntry<'_, u64, Queue<A::State>>,
+    ticket: u64,
+    now: Tick,
+) -> Result<Decided, Place> {
+    let &Asked { fingerprint, n, deadline } = asked;
+    let queues = store.queues();
+    let (wait, denied) = match asked.take(store, algorithm, now) {
+        Taken::NotYet(wait, denied) => (wait, denied),
+        Taken::Decided(decided) => return Ok(decided),
+    };
+    let mut behind = Behind { state: store.state(fingerprint), at: now, without_first: false };
+    let late = asked.lateness(behind.take(algorithm, n), now);
+    if queues.max_waiters == 0 || late.is_some() {
+        return Ok((denied.denied_for_at_least(late.unwrap_or(wait)), Receipt::new()));
+    }
+    let mut queue = Queue {
+        waiters: VecDeque::new(),
+        served_until: now,
+        woken_at: now,
+        woken_instant: Instant::now(),
+        earliest_deadline: None,
+        behind: Some(behind),
+    };
+    let place = queue.push(ticket, n, deadline);
+    queues.len.fetch_add(1, Relaxed);
+    entry.insert(queue);
+    Err(place)
 }
 
 /// After so long the first one looks again, as limits may have been replaced: well before it would be

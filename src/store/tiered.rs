@@ -271,15 +271,32 @@ impl<T> Dated<T> {
         self.fresh_at.micros_since(now)
     }
 
-    /// Dates a state that was written at `now`.
-    fn date<A>(&mut self, algorithm: &A, now: Tick)
+    /// Changes the state, and dates it if that has taken units. Should the algorithm panic, the state
+    /// is kept for long.
+    fn change<A, R>(
+        &mut self,
+        algorithm: &A,
+        now: Tick,
+        change: impl FnOnce(&A, &mut T) -> R,
+        has_taken: impl FnOnce(&R) -> bool,
+    ) -> R
     where
         A: Algorithm<State = T>,
     {
-        let fresh_at = now.plus(algorithm.fresh_after(&self.state, now));
-        self.fresh_at = self.fresh_at.max(fresh_at);
+        let before = self.fresh_at;
+        self.fresh_at = before.max(now.plus(LONG_MICROS));
+        let result = change(algorithm, &mut self.state);
+        self.fresh_at = if has_taken(&result) {
+            before.max(now.plus(algorithm.fresh_after(&self.state, now)))
+        } else {
+            before
+        };
+        result
     }
 }
+
+/// 400 days, the longest period of a quota.
+const LONG_MICROS: u64 = 400 * 86_400 * 1_000_000;
 
 /// The same algorithm, on states that are dated. For a key that is asked for by several limits in
 /// turn, the latest date holds.
@@ -301,28 +318,23 @@ impl<A: Algorithm> Algorithm for Dating<'_, A> {
     }
 
     fn take(&self, dated: &mut Self::State, n: u64, now: Tick) {
-        self.0.take(&mut dated.state, n, now);
-        dated.date(self.0, now);
+        dated.change(self.0, now, |limits, state| limits.take(state, n, now), |()| true);
     }
 
     fn take_to_go(&self, dated: &mut Self::State, n: u64, now: Tick, departure: Departure) {
-        self.0.take_to_go(&mut dated.state, n, now, departure);
-        dated.date(self.0, now);
+        let take = |limits: &A, state: &mut A::State| limits.take_to_go(state, n, now, departure);
+        dated.change(self.0, now, take, |()| true);
     }
 
     fn forgive(&self, dated: &mut Self::State, now: Tick) {
-        self.0.forgive(&mut dated.state, now);
-        // Of a key that begins with it: its limits need not be those that it was dated by.
+        // For a key that begins with it: its limits need not be those that it was dated by.
         dated.fresh_at = Tick::default();
-        dated.date(self.0, now);
+        dated.change(self.0, now, |limits, state| limits.forgive(state, now), |()| true);
     }
 
     fn admit(&self, dated: &mut Self::State, n: u64, now: Tick) -> Admission {
-        let admission = self.0.admit(&mut dated.state, n, now);
-        if n > 0 && admission.wait == Wait::Ready {
-            dated.date(self.0, now);
-        }
-        admission
+        let admit = |limits: &A, state: &mut A::State| limits.admit(state, n, now);
+        dated.change(self.0, now, admit, |admission| n > 0 && admission.wait == Wait::Ready)
     }
 
     fn standing(&self, dated: &Self::State, now: Tick) -> Standing {
@@ -342,8 +354,7 @@ impl<A: Algorithm> Algorithm for Dating<'_, A> {
     }
 
     fn overdraw(&self, dated: &mut Self::State, n: u64, now: Tick) {
-        self.0.overdraw(&mut dated.state, n, now);
-        dated.date(self.0, now);
+        dated.change(self.0, now, |limits, state| limits.overdraw(state, n, now), |()| true);
     }
 
     fn each_fresh_after(&self, dated: &Self::State, now: Tick, told: &mut Vec<u64>) {

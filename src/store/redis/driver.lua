@@ -95,8 +95,11 @@ local ttl_millis = needed_millis + floor(longest * (clock % 1024) / 16384000)
 --@ save
 -- By the clients' clocks time stands still where they go back, also for a key whose units were all
 -- given back.
-if longest > 0 or keeps then
+if longest > 0 then
   redis.call('SET', key, states, 'PX', ttl_millis)
+elseif keeps then
+  -- As long as the units would have been kept.
+  redis.call('SET', key, states, 'KEEPTTL')
 else
   redis.call('DEL', key)
 end

@@ -183,7 +183,8 @@ impl Parts {
         *text += section(algorithm, "fresh_after")?;
         if self.time == Time::Client {
             // From this client's now, which may be before the state was last written.
-            *text += "if fresh_after >= 0 then fresh_after, keeps = fresh_after + now - clock, true end\n";
+            *text += "if fresh_after > 0 then fresh_after = fresh_after + now - clock \
+                      elseif fresh_after == 0 then keeps = true end\n";
         }
         *text += "if fresh_after > longest then longest = fresh_after end\n";
         if self.alone {
