@@ -150,9 +150,10 @@ impl Decision {
     /// let clock = ManualClock::new(Tick::from_micros(1_800_000_007_000_000));
     /// let limiter = Limiter::with_clock(FixedWindow::new(Quota::per_minute(60)), clock);
     /// let decision = limiter.check("alice");
-    /// let reset_at = decision.decided_at().saturating_add(53_000_000);
-    /// assert_eq!(decision.reset_after().as_micros(), 53_000_000);
-    /// assert_eq!(reset_at.as_micros(), 1_800_000_060_000_000);
+    /// let reset_micros = u64::try_from(decision.reset_after().as_micros())?;
+    /// let reset_at = decision.decided_at().saturating_add(reset_micros);
+    /// assert_eq!(reset_at.as_micros() / 1_000_000, 1_800_000_060); // the minute's end, in Unix time
+    /// # Ok::<(), std::num::TryFromIntError>(())
     /// ```
     #[must_use]
     pub const fn decided_at(&self) -> Tick {

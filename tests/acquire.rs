@@ -566,3 +566,20 @@ async fn whoever_asks_again_and_is_polled_too_late_is_denied_and_charged_nothing
     assert_eq!((denied.is_allowed(), denied.granted()), (false, 0));
     assert_eq!(far_away.0.peek("k").remaining(), 1);
 }
+
+/// Refunds and settlements, however many, do not keep a waiter in its place that is not polled.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_is_given_one_second_whatever_is_given_back() {
+    let limiter = limiter("token_bucket 10/s burst 3");
+    assert!(limiter.check_n("k", 3).is_allowed());
+    let mut left = pin!(limiter.acquire("k").into_future());
+    poll_once(left.as_mut());
+    for n in 1..=10 {
+        advance(millis(100)).await;
+        let _ = if n % 2 == 0 { limiter.refund("k", 1) } else { limiter.debit("k", 0) };
+        assert!(!limiter.check("k").is_allowed(), "{n}");
+    }
+    advance(millis(100)).await;
+    assert!(limiter.check("k").is_allowed());
+    assert!(!left.await.is_allowed());
+}

@@ -444,6 +444,29 @@ async fn each_tier_has_its_own_limit_and_tells_it() {
     assert!(text(answer).await.contains("there is no limiter 2 of 2"));
 }
 
+/// A client that hangs up while it waits in a queue: departures behind it have been promised.
+#[tokio::test]
+async fn a_client_that_hangs_up_leaves_no_departure_to_be_promised_twice() {
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let policy: Policy = "leaky_bucket 1/min capacity 10".parse().unwrap();
+    let limiter = Arc::new(Limiter::with_clock(policy, clock));
+    let service = RateLimitLayer::shared(Arc::clone(&limiter))
+        .key(|_: &Request<()>| "k")
+        .wait(Duration::from_secs(3_600))
+        .layer(Strict::default());
+    assert_eq!(service.clone().oneshot(Request::new(())).await.unwrap().status(), 200);
+    let mut waiting: Vec<_> =
+        (0..3).map(|_| Box::pin(service.clone().oneshot(Request::new(())))).collect();
+    for request in &mut waiting {
+        let polled = tokio::time::timeout(Duration::from_millis(1), request).await;
+        assert!(polled.is_err(), "it waits for minutes");
+    }
+    drop(waiting.remove(1));
+    assert_eq!(limiter.check("k").delay(), Duration::from_secs(240));
+    drop(waiting.pop());
+    assert_eq!(limiter.check("k").delay(), Duration::from_secs(300));
+}
+
 #[tokio::test]
 async fn requests_wait_for_their_turn_up_to_a_bound() {
     let waiting = |policy: &str, longest: u64| {

@@ -14,7 +14,8 @@ use crate::quota::Quota;
 /// [Wikipedia](https://en.wikipedia.org/wiki/Leaky_bucket#As_a_queue) has the algorithm.
 ///
 /// It is for the caller to wait: sleep for [`Decision::delay`](crate::Decision::delay), then go; or
-/// let `acquire` (feature `tokio`) wait.
+/// let `acquire` (feature `tokio`) wait. Callers that wait for no longer than some deadline need a
+/// capacity of at least the rate times that long.
 ///
 /// Departures are never closer than the rate, whatever is given back, and no delay is longer than
 /// `capacity` takes at that rate. Only the last place in the queue is taken again, if its

@@ -113,7 +113,8 @@ impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
     }
 
     /// Resets the budget that all keys without a place share: see [`max_keys`](Self::max_keys).
-    /// Without a bound on the keys there is none.
+    /// Without a bound on the keys there is none. A key that has got a place keeps what it has used,
+    /// until it is [reset](Self::reset) itself.
     ///
     /// ```
     /// # use tollgate::{FixedWindow, Limiter, ManualClock, Quota, Tick};

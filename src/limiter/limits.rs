@@ -29,6 +29,7 @@ pub trait Source: Send + Sync {
 )]
 pub trait Uniform: Source {}
 
+#[diagnostic::do_not_recommend]
 impl<A: Algorithm> Uniform for A {}
 
 /// A store that can hold the states of these limits: see [`Uniform`]. A store of your own that keeps

@@ -83,8 +83,9 @@ where
         self.decision
     }
 
-    /// Notes that `n` units of what was reserved have been used. Nothing is sent to a store: what was
-    /// spent is settled if the reservation is dropped.
+    /// Notes that `n` units have been used. Nothing is sent to a store: what was spent is settled if the
+    /// reservation is dropped. More than was reserved is charged then as [`settle`](Self::settle) does,
+    /// and so is what was spent although it had been denied.
     ///
     /// ```
     /// use tollgate::{Limiter, Quota, TokenBucket};

@@ -142,14 +142,25 @@ impl<T> fmt::Debug for Queues<T> {
 
 impl<T> Queue<T> {
     fn changed(&mut self, now: Tick) {
+        self.is_alive(now);
+        self.forget_foreseen();
+    }
+
+    /// After a change of the units: those who look at them look again.
+    fn forget_foreseen(&mut self) {
         self.behind = None;
-        self.wake_first(now);
+        self.wake_two();
+    }
+
+    /// Gives its turn to the first.
+    fn wake_first(&mut self, now: Tick) {
+        self.is_alive(now);
+        self.wake_two();
     }
 
     /// Wakes the first, which can go or learns when, and the second, which learns until when the
     /// first is waited for.
-    fn wake_first(&mut self, now: Tick) {
-        self.is_alive(now);
+    fn wake_two(&self) {
         self.waiters.iter().take(2).for_each(|waiter| waiter.turn.notify_one());
     }
 
@@ -348,7 +359,11 @@ where
         | Operation::Reserve(..) => store.apply_at(algorithm, fingerprint, operation, || now),
         Operation::Debit(_) | Operation::Refund(_) | Operation::Reset | Operation::Settle(..) => {
             let decision = store.apply_at(algorithm, fingerprint, operation, || now);
-            queue.changed(now);
+            // One that could have gone before is waited for no longer because of this.
+            match first_until {
+                None => queue.changed(now),
+                Some(_) => queue.forget_foreseen(),
+            }
             decision
         }
     })

@@ -71,11 +71,13 @@ impl<T: Default, C: Clock> TieredMemory<T, C> {
 
 impl<T: Clone + Default, C: Clock> TieredMemory<T, C> {
     /// A store for no more than so many keys at a time: see
-    /// [`Limiter::max_keys`](crate::Limiter::max_keys).
+    /// [`Limiter::max_keys`](crate::Limiter::max_keys). The budget that further keys share is one for
+    /// all tiers: what a key of a large limit takes from it counts for those of small ones too. Keep a
+    /// clone of the store to [reset](Self::reset_shared) it.
     ///
     /// # Panics
     ///
-    /// Where `keys` is 0.
+    /// If `keys` is 0.
     #[must_use]
     pub fn with_max_keys(clock: C, keys: usize) -> Self
     where

@@ -1,0 +1,48 @@
+//! Programs that do not compile, and what the compiler says to do about it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// What `cargo check` says of a program that uses this crate.
+fn check(program: &str) -> Result<(), String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let project = tempfile::tempdir().unwrap();
+    let manifest = format!(
+        "[package]\nname = \"program\"\nedition = \"2024\"\n\n\
+         [dependencies]\ntollgate = {{ path = {root:?} }}\n"
+    );
+    fs::create_dir(project.path().join("src")).unwrap();
+    fs::write(project.path().join("Cargo.toml"), manifest).unwrap();
+    fs::write(project.path().join("src/main.rs"), program).unwrap();
+    // The versions that are there already.
+    fs::copy(root.join("Cargo.lock"), project.path().join("Cargo.lock")).unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args(["check", "--quiet", "--offline", "--target-dir"])
+        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("compile_fail"))
+        .current_dir(project.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
+}
+
+#[test]
+fn limits_by_key_on_a_memory_are_refused_with_the_store_to_take() {
+    let program = |store: &str| {
+        format!(
+            "use tollgate::{{Limiter, MonotonicClock, PerKey, Quota, TokenBucket}};\n\
+             static FREE: TokenBucket = TokenBucket::new(Quota::per_hour(10));\n\
+             fn main() {{\n\
+                 let limits = PerKey::new(|_: &str| &FREE);\n\
+                 let store = tollgate::{store}::new(MonotonicClock::default());\n\
+                 let _ = Limiter::with_store(limits, store).check(\"alice\");\n\
+             }}\n"
+        )
+    };
+    check(&program("TieredMemory")).unwrap();
+    let said = check(&program("Memory")).unwrap_err();
+    assert!(said.contains("may differ from key to key"), "{said}");
+    assert!(said.contains("these limits need a `TieredMemory`"), "{said}");
+    assert!(said.contains("Limiter::with_store(limits, TieredMemory::new(clock))"), "{said}");
+}
