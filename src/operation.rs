@@ -118,9 +118,14 @@ fn reserve<A: Algorithm>(
     now: Tick,
 ) -> Decision {
     let (wait, departure) = foretell(algorithm, state, n, algorithm.room(state, now), now);
-    let outcome = match departure.delay.checked_sub(receipt.longest_delay_micros()) {
-        Some(excess @ 1..) if wait == Wait::Ready => Outcome::Denied(Duration::from_micros(excess)),
-        _ => verdict((wait, departure)),
+    // Also where units are missing: when they are there, the queue still ends when it does now.
+    let delay = if n > 0 { algorithm.departure(state, now).delay } else { 0 };
+    let late_by = delay.saturating_sub(receipt.longest_delay_micros());
+    receipt.set_late_by(late_by);
+    let outcome = match wait {
+        Wait::Ready if late_by > 0 => Outcome::Denied(Duration::from_micros(late_by)),
+        Wait::After(micros) => Outcome::Denied(Duration::from_micros(micros.max(late_by))),
+        Wait::Ready | Wait::Never => verdict((wait, departure)),
     };
     let granted = if outcome.admits() { n } else { 0 };
     if granted > 0 {

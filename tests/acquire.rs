@@ -583,3 +583,44 @@ async fn a_waiter_is_given_one_second_whatever_is_given_back() {
     assert!(limiter.check("k").is_allowed());
     assert!(!left.await.is_allowed());
 }
+
+/// However many there are: whoever waits behind them, and whoever only looks.
+#[tokio::test(start_paused = true)]
+async fn a_live_waiter_goes_although_many_before_it_are_not_polled() {
+    for left in [1, 2, 5, 20] {
+        let limiter = limiter("token_bucket 10/s");
+        assert!(limiter.check_n("k", 10).is_allowed());
+        let mut waiters: Vec<_> =
+            (0..left).map(|_| Box::pin(limiter.acquire("k").into_future())).collect();
+        waiters.iter_mut().for_each(|waiter| poll_once(waiter.as_mut()));
+        let start = Instant::now();
+        assert!(limiter.acquire("k").await.is_allowed());
+        let most = Duration::from_secs(left + 1);
+        assert!(start.elapsed() <= most, "{left}: {:?}", start.elapsed());
+        for waiter in waiters {
+            assert!(!waiter.await.is_allowed(), "{left}");
+        }
+    }
+    let limiter = limiter("token_bucket 10/s");
+    assert!(limiter.check_n("k", 10).is_allowed());
+    let mut waiters: Vec<_> =
+        (0..5).map(|_| Box::pin(limiter.acquire("k").into_future())).collect();
+    waiters.iter_mut().for_each(|waiter| poll_once(waiter.as_mut()));
+    advance(Duration::from_secs(60)).await;
+    assert!(limiter.check("k").is_allowed());
+}
+
+/// With units missing or not, and with others before it: the same call is in time then, and no sooner.
+#[tokio::test(start_paused = true)]
+async fn a_leaky_buckets_refusal_is_exact_for_any_cost() {
+    for (n, within, told) in [(3, 858, 142), (4, 999, 1), (1, 400, 600), (1, 0, 1_000)] {
+        let limiter = limiter("leaky_bucket 4/s");
+        assert!(limiter.check_n("k", 4).is_allowed());
+        let ask = async || limiter.acquire_n("k", n).within(millis(within)).await;
+        assert_eq!(ask().await.outcome(), Outcome::Denied(millis(told)), "{n}, {within}");
+        advance(millis(told) - micros(1)).await;
+        assert!(!ask().await.is_allowed(), "{n}, {within}");
+        advance(micros(1)).await;
+        assert!(ask().await.is_allowed(), "{n}, {within}");
+    }
+}

@@ -131,8 +131,15 @@ fn what_would_be_delayed_for_too_long_takes_no_place<S: Subject>() {
     assert_eq!(reserve(&mut subject, at, 1, &in_time).0, 2_999_999);
     // A full queue states the wait for room.
     assert_eq!(subject.decide(at, "k", Operation::TakeUpTo(9)).granted(), 6);
-    let full = subject.decide(at, "k", Operation::Reserve(1, &bounded(0)));
+    let full = subject.decide(at, "k", Operation::Reserve(1, &Receipt::new()));
     assert_eq!((full.remaining(), full.retry_after()), (0, Some(Duration::from_micros(999_999))));
+    // With a bound it states when the same call is in time.
+    let full = subject.decide(at, "k", Operation::Reserve(1, &bounded(SECOND)));
+    let wait = micros(full.retry_after().unwrap());
+    assert_eq!((full.remaining(), wait), (0, 9 * SECOND - 1));
+    let again = bounded(SECOND);
+    assert!(!subject.decide(at + wait - 1, "k", Operation::Reserve(1, &again)).is_allowed());
+    assert_eq!(reserve(&mut subject, at + wait, 1, &again).0, SECOND);
 }
 
 fn after_a_reset_a_queue_starts_anew<S: Subject>() {

@@ -4,7 +4,7 @@ use crate::clock::Tick;
 use crate::math::micros;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// When units were taken that are given back, and how each limit stood then: see
@@ -107,6 +107,8 @@ pub struct Receipt {
     taken: OnceLock<Taken>,
     settled: AtomicBool,
     longest_delay_micros: u64,
+    /// By how much the last attempt would have been delayed for too long.
+    late_by_micros: AtomicU64,
     /// Whether they were taken from the budget that keys without a place share.
     #[cfg(feature = "memory")]
     is_of_shared: AtomicBool,
@@ -144,6 +146,7 @@ impl Receipt {
             taken: OnceLock::new(),
             settled: AtomicBool::new(false),
             longest_delay_micros: u64::MAX,
+            late_by_micros: AtomicU64::new(0),
             #[cfg(feature = "memory")]
             is_of_shared: AtomicBool::new(false),
             #[cfg(feature = "redis")]
@@ -178,6 +181,20 @@ impl Receipt {
 
     pub(crate) const fn longest_delay_micros(&self) -> u64 {
         self.longest_delay_micros
+    }
+
+    pub(crate) fn set_late_by(&self, micros: u64) {
+        self.late_by_micros.store(micros, Relaxed);
+    }
+
+    /// By how much the units would have been delayed for too long; `None` if they were taken, or if
+    /// it is units that are missing.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn late_by(&self) -> Option<Duration> {
+        match self.late_by_micros.load(Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
     }
 
     /// The id of the request, or a random one, always the same.

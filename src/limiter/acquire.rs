@@ -156,6 +156,9 @@ where
             deadline.map_or(Duration::MAX, |deadline| deadline - Instant::now().min(deadline));
         let receipt = Receipt::new().longest_delay(left);
         let decision = limiter.decide(key, Operation::Reserve(n, &receipt)).await?;
+        if let (Outcome::Denied(_), Some(late)) = (decision.outcome, receipt.late_by()) {
+            return Ok(decision.refused(late));
+        }
         match decision.outcome {
             Outcome::Delayed(delay) => {
                 // The place in the queue is given up if this is dropped.
@@ -174,8 +177,6 @@ where
                     standing.unwrap_or(Decision { outcome: Outcome::Allowed, ..decision });
                 return Ok(Decision { granted: decision.granted, ..standing });
             }
-            // The units are there, and would be delayed for too long.
-            Outcome::Denied(late) if decision.remaining >= n => return Ok(decision.refused(late)),
             Outcome::Denied(wait) if wait <= left && attempt < MAX_ATTEMPTS => {
                 sleep((wait + jitter(wait)).min(left)).await;
             }

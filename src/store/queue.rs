@@ -65,6 +65,8 @@ struct Waiter {
     ticket: u64,
     units: u64,
     deadline: Option<Instant>,
+    /// When it looks again at the latest, if it is still polled.
+    looks_at: Tick,
     turn: Arc<Notify>,
 }
 
@@ -182,9 +184,10 @@ impl<T> Queue<T> {
         }
     }
 
-    fn push(&mut self, ticket: u64, units: u64, deadline: Option<Instant>) -> Place {
+    fn push(&mut self, ticket: u64, units: u64, deadline: Option<Instant>, now: Tick) -> Place {
         let turn = Arc::new(Notify::new());
-        self.waiters.push_back(Waiter { ticket, units, deadline, turn: Arc::clone(&turn) });
+        let waiter = Waiter { ticket, units, deadline, looks_at: now, turn: Arc::clone(&turn) };
+        self.waiters.push_back(waiter);
         self.earliest_deadline = self.earliest_deadline.into_iter().chain(deadline).min();
         Place { ticket, turn }
     }
@@ -225,6 +228,10 @@ impl<T> Queue<T> {
             self.waiters.pop_front();
             self.served_until = now;
             self.changed(now);
+            // The next one was to look by then: if it has not, its second began there.
+            if let Some(next) = self.waiters.front().filter(|next| next.looks_at <= now) {
+                self.woken_at = until.max(next.looks_at);
+            }
         }
         None
     }
@@ -438,19 +445,16 @@ where
                 let (wait, look_after, is_missed) = match next {
                     Next::Gone(decided) => break decided,
                     Next::NotYet { wait, look_after } => (wait, look_after, false),
-                    Next::Missed => (None, None, true),
+                    Next::Missed => (None, Duration::ZERO, true),
                 };
                 let mut is_late =
                     is_missed || wait.zip(asked.left()).is_some_and(|(wait, left)| wait > left);
-                let look_at = look_after.map(|after| Instant::now() + after.min(LONGEST_SLEEP));
-                match look_at.into_iter().chain(deadline).min() {
-                    _ if is_late => {}
-                    None => place.turn.notified().await,
-                    Some(until) => {
-                        let woken = timeout_at(until, place.turn.notified()).await;
-                        let is_over = || deadline.is_some_and(|over| over <= Instant::now());
-                        is_late = wait.is_none() && woken.is_err() && is_over();
-                    }
+                if !is_late {
+                    let look_at = Instant::now() + look_after.min(LONGEST_TIMER);
+                    let until = deadline.map_or(look_at, |deadline| deadline.min(look_at));
+                    let woken = timeout_at(until, place.turn.notified()).await;
+                    let is_over = || deadline.is_some_and(|over| over <= Instant::now());
+                    is_late = wait.is_none() && woken.is_err() && is_over();
                 }
                 if is_late {
                     queues.leave(fingerprint, place.ticket, store.now());
@@ -500,9 +504,9 @@ impl Asked {
         let receipt = Receipt::new().longest_delay(self.left().unwrap_or(Duration::MAX));
         let reserve = Operation::Reserve(self.n, &receipt);
         let decision = store.apply_at(algorithm, self.fingerprint, reserve, || at);
-        match decision.outcome {
-            Outcome::Denied(wait) if decision.remaining < self.n => Taken::NotYet(wait, decision),
-            Outcome::Denied(wait) => Taken::Decided((decision.refused(wait), receipt)),
+        match (decision.outcome, receipt.late_by()) {
+            (Outcome::Denied(_), Some(late)) => Taken::Decided((decision.refused(late), receipt)),
+            (Outcome::Denied(wait), None) => Taken::NotYet(wait, decision),
             _ => Taken::Decided((decision, receipt)),
         }
     }
@@ -565,11 +569,16 @@ fn enter<S: Queued<A>, A: Algorithm>(
     }
     let behind = queue.behind(algorithm, || store.state(fingerprint), now, first_until);
     let mut after = behind.clone();
-    if let Some(late) = asked.lateness(after.take(algorithm, n), now) {
-        return Ok((refused.denied_for_at_least(late), Receipt::new()));
+    let departure = after.take(algorithm, n);
+    if let Some(late) = asked.lateness(departure, now) {
+        // In a queue of the algorithm's own it is the same place that would be in time later.
+        let is_delayed = departure > Some(after.at);
+        let denied =
+            if is_delayed { refused.refused(late) } else { refused.denied_for_at_least(late) };
+        return Ok((denied, Receipt::new()));
     }
     *behind = after;
-    Err(queue.push(ticket, n, deadline))
+    Err(queue.push(ticket, n, deadline, now))
 }
 
 /// [`enter`], where nobody waits yet.
@@ -600,7 +609,7 @@ fn enter_first<S: Queued<A>, A: Algorithm>(
         earliest_deadline: None,
         behind: Some(behind),
     };
-    let place = queue.push(ticket, n, deadline);
+    let place = queue.push(ticket, n, deadline, now);
     queues.len.fetch_add(1, Relaxed);
     entry.insert(queue);
     Err(place)
@@ -610,6 +619,9 @@ fn enter_first<S: Queued<A>, A: Algorithm>(
 /// passed over.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
+/// Timers need not be set for longer.
+const LONGEST_TIMER: Duration = Duration::from_secs(86_400);
+
 /// What becomes of a waiter.
 enum Next {
     /// It has left the queue, with this decision.
@@ -618,7 +630,7 @@ enum Next {
     Missed,
     /// It can go after this `wait`, if that is known, and is to look again when it is woken, or after
     /// so long.
-    NotYet { wait: Option<Duration>, look_after: Option<Duration> },
+    NotYet { wait: Option<Duration>, look_after: Duration },
 }
 
 /// Lets a waiter go, if it is the first one and there are units for it. One that is polled too late
@@ -637,14 +649,16 @@ fn serve<S: Queued<A>, A: Algorithm>(store: &S, algorithm: &A, asked: &Asked, ti
     }
     let turn = queue.pass_over(now, ready_after(store, algorithm, fingerprint));
     let next = match (queue.position(ticket), turn) {
-        (None, _) => Next::Missed,
-        // The second sees to it that the first is passed over, if nobody else does.
-        (Some(1), Some(turn)) => {
-            let look_after = Duration::from_micros(turn.until.micros_since(now));
-            Next::NotYet { wait: None, look_after: Some(look_after) }
+        (Some(0), Some(_)) => serve_first(store, algorithm, asked, queue, now),
+        // It sees to it that those before it are passed over, a second each, if nobody else does.
+        (Some(place), Some(turn)) => {
+            let before = PATIENCE_MICROS.saturating_mul(place as u64 - 1);
+            let looks_at = turn.until.saturating_add(before);
+            queue.waiters[place].looks_at = looks_at;
+            let look_after = Duration::from_micros(looks_at.micros_since(now));
+            Next::NotYet { wait: None, look_after }
         }
-        (Some(1..), _) => Next::NotYet { wait: None, look_after: None },
-        (Some(0), _) => serve_first(store, algorithm, asked, queue, now),
+        _ => Next::Missed,
     };
     queues.remove_if_empty(entry);
     next
@@ -680,8 +694,12 @@ fn serve_first<S: Queued<A>, A: Algorithm>(
         if at > now {
             queue.served_until = at;
             queue.is_alive(now);
-            let wait = Some(Duration::from_micros(at.micros_since(now)));
-            return Next::NotYet { wait, look_after: wait };
+            let wait = Duration::from_micros(at.micros_since(now));
+            let look_after = wait.min(LONGEST_SLEEP);
+            if let Some(first) = queue.waiters.front_mut() {
+                first.looks_at = now.saturating_add(micros(look_after));
+            }
+            return Next::NotYet { wait: Some(wait), look_after };
         }
     }
 }
