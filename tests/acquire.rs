@@ -584,7 +584,7 @@ async fn a_waiter_is_given_one_second_whatever_is_given_back() {
     assert!(!left.await.is_allowed());
 }
 
-/// However many there are: whoever waits behind them, and whoever only looks.
+/// However many there are: for a waiter behind them, and for a caller that only looks.
 #[tokio::test(start_paused = true)]
 async fn a_live_waiter_goes_although_many_before_it_are_not_polled() {
     for left in [1, 2, 5, 20] {

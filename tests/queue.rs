@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{InProcess, MIDNIGHT, SECOND, Subject, cases, micros, parse};
+use common::{MIDNIGHT, SECOND, Subject, cases, micros, parse};
 use proptest::prelude::*;
 use std::future::Future;
 use std::task::{Context, Waker};
@@ -17,30 +17,7 @@ use common::redis::{InRedis, SHARED, prefix};
 #[cfg(feature = "redis")]
 use tollgate::Redis;
 
-macro_rules! on_each_store {
-    ($($table:ident),* $(,)?) => {
-        mod in_memory {
-            $(
-                #[test]
-                fn $table() {
-                    super::$table::<super::InProcess>();
-                }
-            )*
-        }
-
-        #[cfg(feature = "redis")]
-        mod in_redis {
-            $(
-                #[test]
-                fn $table() {
-                    super::$table::<super::InRedis>();
-                }
-            )*
-        }
-    };
-}
-
-on_each_store! {
+common::on_each_store! {
     a_refund_promises_no_departure_twice,
     only_the_last_place_is_given_up,
     a_place_is_kept_by_one_unit_once_it_may_have_left,

@@ -2,34 +2,11 @@
 
 mod common;
 
-use common::{DAY, HOUR, InProcess, MIDNIGHT, MINUTE, SECOND, Subject, each_algorithm, micros};
+use common::{DAY, HOUR, MIDNIGHT, MINUTE, SECOND, Subject, each_algorithm, micros};
 use std::time::Duration;
 use tollgate::{Decision, Operation, Outcome, Policy};
 
-macro_rules! on_each_store {
-    ($($table:ident),* $(,)?) => {
-        mod in_process {
-            $(
-                #[test]
-                fn $table() {
-                    super::$table::<super::InProcess>();
-                }
-            )*
-        }
-
-        #[cfg(feature = "redis")]
-        mod in_redis {
-            $(
-                #[test]
-                fn $table() {
-                    super::$table::<super::common::redis::InRedis>();
-                }
-            )*
-        }
-    };
-}
-
-on_each_store! {
+common::on_each_store! {
     refusals_are_free,
     one_a_minute_is_one,
     a_cost_above_the_capacity_is_never_allowed_and_takes_nothing,

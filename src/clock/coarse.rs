@@ -9,8 +9,7 @@ use std::{io, thread};
 /// of them.
 ///
 /// It is late by up to its resolution, and by what the operating system makes the thread wait
-/// on top. Units may come back so much too late, also for those who have slept for as long as
-/// they were told; never too early.
+/// on top. Units may come back so much too late, also after a stated wait; never too early.
 ///
 /// ```
 /// use std::time::Duration;

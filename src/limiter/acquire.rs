@@ -69,7 +69,7 @@ pub struct Acquire<'a, K: ?Sized, L: RateLimiter<K>, O> {
     pub(super) answer: fn(Result<Decision, L::Error>) -> O,
 }
 
-/// For how long somebody waits.
+/// For how long to wait.
 #[derive(Copy, Clone, Debug)]
 pub(super) enum Patience {
     Endless,

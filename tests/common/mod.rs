@@ -79,6 +79,34 @@ impl Subject for InProcess {
     }
 }
 
+/// Runs each of the tests, which are generic over a [`Subject`], on every store.
+#[allow(unused_macros, reason = "each suite uses a part of it")]
+macro_rules! on_each_store {
+    ($($table:ident),* $(,)?) => {
+        mod in_process {
+            $(
+                #[test]
+                fn $table() {
+                    super::$table::<super::common::InProcess>();
+                }
+            )*
+        }
+
+        #[cfg(feature = "redis")]
+        mod in_redis {
+            $(
+                #[test]
+                fn $table() {
+                    super::$table::<super::common::redis::InRedis>();
+                }
+            )*
+        }
+    };
+}
+
+#[allow(unused_imports, reason = "each suite uses a part of it")]
+pub(crate) use on_each_store;
+
 /// A limit of each of the algorithms, `count` per `period`.
 pub fn each_algorithm(quota: &str) -> [String; 6] {
     [
