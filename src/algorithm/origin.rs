@@ -68,7 +68,7 @@ impl<'r> Origin<'r> {
         self.limits
     }
 
-    /// The same for the first `count` limits, and for those behind them.
+    /// What was taken of the first `count` limits, and what of those behind them.
     pub(super) fn split(origin: Option<Self>, count: usize) -> [Option<Self>; 2] {
         let parts = origin.map(|origin| {
             let (first, others) = origin.limits.split_at(count.min(origin.limits.len()));
