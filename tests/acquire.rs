@@ -449,6 +449,22 @@ async fn a_waiter_past_its_deadline_is_out_of_the_queue_whoever_notices() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_is_told_to_wait_for_one_in_the_middle_past_its_deadline() {
+    let limiter = limiter("token_bucket 1/s burst 4");
+    assert!(limiter.check_n("k", 4).is_allowed());
+    let mut first = pin!(limiter.acquire_n("k", 4).into_future());
+    poll_once(first.as_mut());
+    let mut left = pin!(limiter.acquire_n("k", 2).within(millis(7_000)).into_future());
+    poll_once(left.as_mut());
+    let _ = limiter.debit("k", 4);
+    advance(millis(6_900)).await;
+    assert_eq!(limiter.check("k").outcome(), Outcome::Denied(millis(4_100)));
+    advance(millis(200)).await;
+    assert_eq!(limiter.check("k").outcome(), Outcome::Denied(millis(1_900)));
+    assert!(first.await.is_allowed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_that_is_due_and_not_polled_is_passed_over_after_a_second() {
     for behind in [0, 1] {
         let limiter = limiter("token_bucket 10/s burst 1");

@@ -351,6 +351,15 @@ fn a_place_at_another_rate_is_not_taken_for_the_last_one() {
         }
         let _ = decide(fast, Operation::Settle(0, &receipt));
         assert_eq!(delay(&decide(fast, Operation::Check(1))), 4 * SECOND);
+
+        // It began where the last two of five begin now, but ended later.
+        let (faster, receipt) = ("leaky_bucket 3/s capacity 10", Receipt::new());
+        let _ = decide(slow, Operation::Reset);
+        assert!(decide(slow, Operation::Check(1)).is_allowed());
+        assert_eq!(delay(&decide(slow, Operation::Reserve(2, &receipt))), SECOND);
+        assert_eq!(delay(&decide(slow, Operation::Check(2))), 3 * SECOND);
+        let _ = decide(faster, Operation::Settle(0, &receipt));
+        assert_eq!(delay(&decide(faster, Operation::Check(1))), 1_666_667);
     }
     let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
     let tiers = Limiter::with_store(parse(QUEUE), TieredMemory::new(clock));
