@@ -172,6 +172,27 @@ fn no_place_of_a_cap_leaks_in_a_store_for_tiers() {
 }
 
 #[test]
+fn what_a_call_took_before_it_panicked_is_kept() {
+    let mut kept = 0;
+    for panics_at in 1..30 {
+        let (clock, fragile) = (clock(), Fragile::new(panics_at));
+        let store = TieredMemory::new(clock.clone());
+        let limiter = Limiter::with_store(fragile.clone(), store.clone());
+        fragile.calls.store(u64::MAX / 2, Relaxed);
+        assert!(limiter.check(&1).is_allowed());
+        fragile.calls.store(0, Relaxed);
+        let decision = attempt(|| limiter.check_n(&1, 3));
+        fragile.calls.store(u64::MAX / 2, Relaxed);
+        clock.advance(Duration::from_secs(1_000));
+        let left = limiter.peek(&1).remaining();
+        store.shrink_to_fit();
+        assert_eq!(limiter.peek(&1).remaining(), left, "{panics_at}");
+        kept += u64::from(decision.is_none() && left == 1);
+    }
+    assert!(kept > 0);
+}
+
+#[test]
 fn limits_that_panic_as_they_are_replaced_are_replaced() {
     for panics_at in 1..60 {
         let clock = clock();
