@@ -137,10 +137,8 @@ impl Algorithm for LeakyBucket {
     }
 
     fn forgive(&self, state: &mut BucketState, now: Tick) {
-        match self.debt(state, now) {
-            0 => {}
-            debt => self.bucket.give_back(state, debt, None, now),
-        }
+        // The queue itself takes no plain refund.
+        self.bucket.give_back(state, self.debt(state, now), None, now);
     }
 
     #[inline]
