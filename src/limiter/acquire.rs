@@ -134,7 +134,8 @@ impl<K: ?Sized, L: RateLimiter<K>, O> fmt::Debug for Acquire<'_, K, L, O> {
 const MAX_ATTEMPTS: u32 = 20;
 
 /// A timer may be so late.
-pub(crate) const TIMER_LATENESS: Duration = Duration::from_millis(2);
+pub(crate) const TIMER_LATENESS: Duration = Duration::from_micros(TIMER_LATENESS_MICROS);
+pub(crate) const TIMER_LATENESS_MICROS: u64 = 2_000;
 
 /// Asks, sleeps and asks again.
 pub(super) async fn ask_again<K, L>(

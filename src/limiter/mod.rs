@@ -20,7 +20,7 @@ pub(crate) use acquire::OnDrop;
 #[cfg(feature = "tokio")]
 use acquire::Patience;
 #[cfg(all(feature = "memory", feature = "tokio"))]
-pub(crate) use acquire::TIMER_LATENESS;
+pub(crate) use acquire::{TIMER_LATENESS, TIMER_LATENESS_MICROS};
 #[cfg(feature = "memory")]
 pub use exceptions::Exceptions;
 pub use limits::{Limits, Source, StoreFor, Uniform};

@@ -3,7 +3,7 @@
 use crate::algorithm::{Algorithm, Receipt};
 use crate::clock::Tick;
 use crate::decision::{Decision, Outcome};
-use crate::limiter::{Limits, OnDrop, TIMER_LATENESS};
+use crate::limiter::{Limits, OnDrop, TIMER_LATENESS, TIMER_LATENESS_MICROS};
 use crate::math::micros;
 use crate::operation::Operation;
 use dashmap::DashMap;
@@ -77,10 +77,6 @@ struct Behind<T> {
     /// Whether the first is taken to be passed over.
     without_first: bool,
 }
-
-/// A timer may be so late: then units count as taken when they could have been, so that no rate is
-/// lost to its resolution of a millisecond.
-const TIMER_LATENESS_MICROS: u64 = 2_000;
 
 /// A waiter that could have gone so long ago, and was not polled, is passed over.
 const PATIENCE_MICROS: u64 = 1_000_000;
@@ -671,6 +667,7 @@ fn serve_first<S: Queued<A>, A: Algorithm>(
     queue: &mut Queue<A::State>,
     now: Tick,
 ) -> Next {
+    // Units count as taken when they could have been, so that no rate is lost to a timer.
     let earliest = Tick::from_micros(now.as_micros().saturating_sub(TIMER_LATENESS_MICROS));
     let foreseen = queue.served_until;
     let mut at = foreseen.max(earliest).min(now);
