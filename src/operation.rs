@@ -155,8 +155,13 @@ fn check<A: Algorithm>(algorithm: &A, state: &mut A::State, n: u64, now: Tick) -
 
 /// What a check of `n` units would be answered, without taking any: for one that is refused, its answer.
 pub(crate) fn peek<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, now: Tick) -> Decision {
-    let outcome = verdict(foretell(algorithm, state, n, algorithm.room(state, now), now));
+    let outcome = outlook(algorithm, state, n, now);
     tell(algorithm, state, outcome, n, 0, algorithm.standing(state, now), now)
+}
+
+/// The outcome of a check of `n` units, without taking any.
+pub(crate) fn outlook<A: Algorithm>(algorithm: &A, state: &A::State, n: u64, now: Tick) -> Outcome {
+    verdict(foretell(algorithm, state, n, algorithm.room(state, now), now))
 }
 
 /// The decision, with how things stand after what was granted has been taken.

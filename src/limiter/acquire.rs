@@ -21,9 +21,18 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// after which the same deadline, as long from then, would do. A key that is
 /// [blocked](crate::Exceptions) is denied at once.
 ///
-/// **In process** those who wait for one key are served in the order in which they came, each when
-/// there are units for it, and nobody else takes any as long as somebody waits. At most
-/// [`max_waiters`](crate::Limiter::max_waiters) wait for one key; who comes then is denied at once.
+/// **In memory** the callers that wait for one key are served in the order in which they came, each
+/// when there are units for it, and no other caller takes any units of that key as long as one
+/// waits. There is one exception: keys beyond [`max_keys`](crate::Limiter::max_keys) share one
+/// budget but have no common queue, so of two such keys one may take the units that the other waits
+/// for. The number of waiters is bounded, for one key
+/// ([`max_waiters_per_key`](crate::Limiter::max_waiters_per_key)) and for all keys together
+/// ([`max_waiters`](crate::Limiter::max_waiters)); a caller beyond a bound is denied at once.
+///
+/// A decision on a key that many wait for does not take longer than another. After a waiter has
+/// left, or units were charged or given back, the stated waits behind more than 16 waiters may be
+/// those from before the change, until there was an answer for every 16 waiters or 32 µs have passed
+/// for each.
 ///
 /// **Elsewhere**, as in Redis, it asks, sleeps for as long as it is told and up to a tenth longer,
 /// and asks again, 20 times at most; then it is denied. Of several that wait, any may come first.

@@ -9,6 +9,8 @@ use super::{
 use crate::clock::{Clock, MonotonicClock};
 #[cfg(feature = "serde")]
 use crate::error::{Error, Kind};
+#[cfg(feature = "tokio")]
+use crate::store::Queued;
 #[cfg(feature = "serde")]
 use crate::store::Snapshot;
 use crate::store::{Direct, InProcess, Memory, States, Store, TieredMemory};
@@ -75,6 +77,8 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Memory<State<L>, C>> {
         self.limits.with(&(), |algorithm| {
             self.store.shrink_shared(|state, now| algorithm.fresh_after(state, now) > 0);
         });
+        #[cfg(feature = "tokio")]
+        self.store.shrink_queues();
     }
 }
 
@@ -129,13 +133,44 @@ impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
     pub fn reset_shared(&self) {
         self.store.reset_shared();
     }
+}
 
-    /// The same limiter with at most so many who [wait](Acquire) for one key, 10,000 unless set;
-    /// with 0 nobody waits.
-    #[cfg(feature = "tokio")]
+/// Bounds on the callers that [wait](Acquire), for each store in memory. Limiters on one
+/// [`TieredMemory`] share them.
+#[cfg(feature = "tokio")]
+impl<L: Source, S: Queued<L::Algorithm>> Limiter<L, S> {
+    /// Sets how many callers may wait at a time, for all keys together; 100,000 if not set. A caller
+    /// beyond that is denied at once; with 0 no caller waits. A waiter takes about 200 bytes.
+    ///
+    /// ```
+    /// use tollgate::{Limiter, Quota, TokenBucket};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let limiter = Limiter::new(TokenBucket::new(Quota::per_minute(1)).burst(1)).max_waiters(0);
+    /// assert!(limiter.acquire("alice").await.is_allowed());
+    /// assert!(!limiter.acquire("alice").await.is_allowed());
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_waiters(self, waiters: usize) -> Self {
-        Self { store: self.store.max_waiters(waiters), ..self }
+        self.store.queues().set_max_waiters(waiters);
+        self
+    }
+
+    /// Sets how many callers may wait at a time for one key; 10,000 if not set. A caller beyond that
+    /// is denied at once.
+    ///
+    /// ```
+    /// use tollgate::{Limiter, Quota, TokenBucket};
+    ///
+    /// let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10))).max_waiters_per_key(100);
+    /// # assert!(limiter.check("alice").is_allowed());
+    /// ```
+    #[must_use]
+    pub fn max_waiters_per_key(self, waiters: usize) -> Self {
+        self.store.queues().set_max_waiters_per_key(waiters);
+        self
     }
 }
 
@@ -528,7 +563,7 @@ where
         L: Limits<K>,
         K: Hash + ?Sized,
     {
-        self.limits.with(key, |algorithm| self.store.apply(algorithm, key, operation))
+        self.store.apply(&self.limits, key, operation)
     }
 
     /// How many keys' states are in memory, those included that say nothing any more and
@@ -634,6 +669,6 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Direct<State<L>, C>> {
     /// Does `operation`. All the other methods are this one.
     #[inline(always)]
     pub fn decide(&self, operation: Operation<'_>) -> Decision {
-        self.limits.with(&(), |algorithm| self.store.apply(algorithm, operation))
+        self.store.apply(&self.limits, operation)
     }
 }

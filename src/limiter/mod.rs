@@ -333,11 +333,11 @@ where
         key: &K,
         operation: Operation<'_>,
     ) -> Option<Result<Decision, Self::Error>> {
-        self.limits.with(key, |algorithm| self.store.decide_now(algorithm, key, operation))
+        self.store.decide_now(&self.limits, key, operation)
     }
 
     fn decide_later(&self, key: &K, operation: Operation<'_>) {
-        self.limits.with(key, |algorithm| self.store.decide_later(algorithm, key, operation));
+        self.store.decide_later(&self.limits, key, operation);
     }
 
     #[cfg(feature = "tokio")]

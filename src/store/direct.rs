@@ -5,9 +5,7 @@ use super::{States, Store};
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
-#[cfg(feature = "tokio")]
-use crate::limiter::Limits;
-use crate::limiter::{Source, StoreFor};
+use crate::limiter::{Limits, Source, StoreFor};
 use crate::operation::Operation;
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -36,21 +34,16 @@ impl<T: Default, C: Clock> Direct<T, C> {
     }
 
     #[inline]
-    pub(crate) fn apply<A: Algorithm<State = T>>(
-        &self,
-        algorithm: &A,
-        operation: Operation<'_>,
-    ) -> Decision
+    pub(crate) fn apply<L>(&self, limits: &L, operation: Operation<'_>) -> Decision
     where
+        L: Limits<()>,
+        L::Algorithm: Algorithm<State = T>,
         T: Clone + Send + Sync,
     {
         #[cfg(feature = "tokio")]
-        return queue::apply(self, algorithm, ONE_KEY, operation);
+        return queue::apply(self, limits, &(), ONE_KEY, operation);
         #[cfg(not(feature = "tokio"))]
-        {
-            let now = self.clock.now();
-            self.apply_at(algorithm, operation, now)
-        }
+        limits.with(&(), |algorithm| self.apply_at(algorithm, operation, self.clock.now()))
     }
 }
 
@@ -116,13 +109,16 @@ impl<A: Algorithm, C: Clock> Store<A, ()> for Direct<A::State, C> {
         ready(Ok(self.apply(algorithm, operation)))
     }
 
-    fn decide_now(
+    fn decide_now<L>(
         &self,
-        algorithm: &A,
+        limits: &L,
         (): &(),
         operation: Operation<'_>,
-    ) -> Option<Result<Decision, Infallible>> {
-        Some(Ok(self.apply(algorithm, operation)))
+    ) -> Option<Result<Decision, Infallible>>
+    where
+        L: Limits<(), Algorithm = A>,
+    {
+        Some(Ok(self.apply(limits, operation)))
     }
 
     #[cfg(feature = "tokio")]

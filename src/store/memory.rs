@@ -11,9 +11,7 @@ use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::{Decision, Outcome};
 #[cfg(feature = "serde")]
 use crate::error::{Error, Kind};
-#[cfg(feature = "tokio")]
-use crate::limiter::Limits;
-use crate::limiter::{StoreFor, Uniform};
+use crate::limiter::{Limits, StoreFor, Uniform};
 use crate::operation::{Operation, peek};
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -155,11 +153,6 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
             }
         }
         store
-    }
-
-    #[cfg(feature = "tokio")]
-    pub(crate) fn max_waiters(self, waiters: usize) -> Self {
-        Self { queues: self.queues.with_max_waiters(waiters), ..self }
     }
 
     #[inline]
@@ -348,6 +341,12 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         }
     }
 
+    /// Gives back the memory of queues that have gone.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn shrink_queues(&self) {
+        self.queues.shrink_to_fit();
+    }
+
     /// Drops the state that keys without a place share, if it is not to `keep`.
     pub(crate) fn shrink_shared(&self, keep: impl Fn(&T, Tick) -> bool) {
         let now = self.clock.now();
@@ -417,16 +416,19 @@ impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for Memory<T, C> {
     type State = T;
 
     #[inline(always)]
-    fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation<'_>) -> Decision
+    fn apply<L, K>(&self, limits: &L, key: &K, operation: Operation<'_>) -> Decision
     where
-        A: Algorithm<State = T>,
+        L: Limits<K>,
+        L::Algorithm: Algorithm<State = T>,
         K: Hash + ?Sized,
     {
         let fingerprint = self.fingerprint(key);
         #[cfg(feature = "tokio")]
-        return queue::apply(self, algorithm, fingerprint, operation);
+        return queue::apply(self, limits, key, fingerprint, operation);
         #[cfg(not(feature = "tokio"))]
-        self.apply_at(algorithm, fingerprint, operation, || self.clock.now())
+        limits.with(key, |algorithm| {
+            self.apply_at(algorithm, fingerprint, operation, || self.clock.now())
+        })
     }
 
     fn len(&self) -> usize {
@@ -594,13 +596,16 @@ where
         ready(Ok(self.apply(algorithm, key, operation)))
     }
 
-    fn decide_now(
+    fn decide_now<L>(
         &self,
-        algorithm: &A,
+        limits: &L,
         key: &K,
         operation: Operation<'_>,
-    ) -> Option<Result<Decision, Infallible>> {
-        Some(Ok(self.apply(algorithm, key, operation)))
+    ) -> Option<Result<Decision, Infallible>>
+    where
+        L: Limits<K, Algorithm = A>,
+    {
+        Some(Ok(self.apply(limits, key, operation)))
     }
 
     #[cfg(feature = "tokio")]

@@ -37,6 +37,8 @@ mod tiered;
 pub use direct::Direct;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+#[cfg(all(feature = "memory", feature = "tokio"))]
+pub(crate) use queue::Queued;
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisKey};
 #[cfg(all(feature = "memory", feature = "serde"))]
@@ -48,7 +50,6 @@ use crate::algorithm::Algorithm;
 #[cfg(feature = "memory")]
 use crate::clock::Tick;
 use crate::decision::Decision;
-#[cfg(feature = "tokio")]
 use crate::limiter::Limits;
 use crate::operation::Operation;
 use std::future::Future;
@@ -78,21 +79,26 @@ pub trait Store<A: Algorithm, K: ?Sized>: Send + Sync {
         operation: Operation<'_>,
     ) -> impl Future<Output = Result<Decision, Self::Error>> + Send;
 
-    /// Does `operation` for `key` if that needs no waiting, as in a store in process; `None`
-    /// where nothing was done and [`decide`](Self::decide) must be awaited.
-    fn decide_now(
+    /// Does `operation` for `key` by the limits that hold for it, if that needs no waiting, as in a
+    /// store in memory; `None` if nothing was done and [`decide`](Self::decide) must be awaited.
+    fn decide_now<L>(
         &self,
-        _algorithm: &A,
+        _limits: &L,
         _key: &K,
         _operation: Operation<'_>,
-    ) -> Option<Result<Decision, Self::Error>> {
+    ) -> Option<Result<Decision, Self::Error>>
+    where
+        L: Limits<K, Algorithm = A>,
+    {
         None
     }
 
-    /// Does `operation` for `key` without anybody waiting for it: what a value that is dropped can
-    /// still do. Where the store must be waited for, nobody is told whether it was done.
-    fn decide_later(&self, algorithm: &A, key: &K, operation: Operation<'_>) {
-        let _ = self.decide_now(algorithm, key, operation);
+    /// Does `operation` for `key` in the background: called from `Drop`.
+    fn decide_later<L>(&self, limits: &L, key: &K, operation: Operation<'_>)
+    where
+        L: Limits<K, Algorithm = A>,
+    {
+        let _ = self.decide_now(limits, key, operation);
     }
 
     /// Waits for `n` units behind all who came before; `None` where the store keeps no queues, and
@@ -130,10 +136,11 @@ pub trait InProcess: Send + Sync {
     /// What is kept for a key.
     type State;
 
-    /// Does `operation` for `key`.
-    fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation<'_>) -> Decision
+    /// Does `operation` for `key` by the limits that hold for it.
+    fn apply<L, K>(&self, limits: &L, key: &K, operation: Operation<'_>) -> Decision
     where
-        A: Algorithm<State = Self::State>,
+        L: Limits<K>,
+        L::Algorithm: Algorithm<State = Self::State>,
         K: Hash + ?Sized;
 
     /// How many keys' states are in memory, those included that say nothing any more and have not

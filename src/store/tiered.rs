@@ -11,9 +11,7 @@ use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::Decision;
 #[cfg(feature = "serde")]
 use crate::error::Error;
-#[cfg(feature = "tokio")]
-use crate::limiter::Limits;
-use crate::limiter::{Source, StoreFor};
+use crate::limiter::{Limits, Source, StoreFor};
 use crate::operation::Operation;
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -95,6 +93,8 @@ impl<T: Clone + Default + Send + Sync, C: Clock> TieredMemory<T, C> {
             self.0.memory.shrink(shard, |state, now| state.fresh_after(now) > 0);
         }
         self.0.memory.shrink_shared(|state, now| state.fresh_after(now) > 0);
+        #[cfg(feature = "tokio")]
+        self.0.queues.shrink_to_fit();
     }
 
     /// Resets the budget that all keys without a place share: see
@@ -174,15 +174,16 @@ impl<T, C> Clone for TieredMemory<T, C> {
 impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for TieredMemory<T, C> {
     type State = T;
 
-    fn apply<A, K>(&self, algorithm: &A, key: &K, operation: Operation<'_>) -> Decision
+    fn apply<L, K>(&self, limits: &L, key: &K, operation: Operation<'_>) -> Decision
     where
-        A: Algorithm<State = T>,
+        L: Limits<K>,
+        L::Algorithm: Algorithm<State = T>,
         K: Hash + ?Sized,
     {
         #[cfg(feature = "tokio")]
-        return queue::apply(self, algorithm, self.0.memory.fingerprint(key), operation);
+        return queue::apply(self, limits, key, self.0.memory.fingerprint(key), operation);
         #[cfg(not(feature = "tokio"))]
-        self.0.memory.apply(&Dating(algorithm), key, operation)
+        limits.with(key, |algorithm| self.0.memory.apply(&Dating(algorithm), key, operation))
     }
 
     fn len(&self) -> usize {
@@ -209,13 +210,16 @@ where
         ready(Ok(self.apply(algorithm, key, operation)))
     }
 
-    fn decide_now(
+    fn decide_now<L>(
         &self,
-        algorithm: &A,
+        limits: &L,
         key: &K,
         operation: Operation<'_>,
-    ) -> Option<Result<Decision, Infallible>> {
-        Some(Ok(self.apply(algorithm, key, operation)))
+    ) -> Option<Result<Decision, Infallible>>
+    where
+        L: Limits<K, Algorithm = A>,
+    {
+        Some(Ok(self.apply(limits, key, operation)))
     }
 
     #[cfg(feature = "tokio")]

@@ -17,7 +17,7 @@ use crate::algorithm::{
 use crate::clock::{Clock, Tick};
 use crate::decision::Decision;
 use crate::error::{Error, Failure, Kind, StoreFailure};
-use crate::limiter::{Source, StoreFor};
+use crate::limiter::{Limits, Source, StoreFor};
 use crate::operation::Operation;
 use crate::quota::Quota;
 #[cfg(feature = "redis-cluster")]
@@ -448,7 +448,11 @@ where
     }
 
     /// By a task of its own, where there is a runtime.
-    fn decide_later(&self, algorithm: &A, key: &K, operation: Operation<'_>) {
+    fn decide_later<L>(&self, limits: &L, key: &K, operation: Operation<'_>)
+    where
+        L: Limits<K, Algorithm = A>,
+    {
+        let algorithm = &*limits.get(key);
         let (operation, limits, keys) = self.declared(algorithm, key, operation);
         let runtime = tokio::runtime::Handle::try_current();
         let (Ok(runtime), Ok(scripts)) = (runtime, self.scripts(&limits)) else { return };
