@@ -1,11 +1,12 @@
 //! The store in process, under threads and with many keys.
 
-use std::sync::Barrier;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 use tollgate::{
-    Algorithm, Clock, Limiter, Live, ManualClock, Memory, Operation, Policy, PolicyState, Quota,
-    Tick, TieredMemory, TokenBucket,
+    Algorithm, Clock, Limiter, Live, ManualClock, Memory, Operation, Origin, Policy, PolicyState,
+    Quota, Tick, TieredMemory, TokenBucket, Wait,
 };
 
 const THREADS: u8 = 8;
@@ -425,4 +426,73 @@ fn a_new_key_holds_its_place_for_no_debt_of_others() {
     clock.advance(Duration::from_secs(60));
     store.shrink_to_fit();
     assert!(limiter.is_empty());
+}
+
+/// A bucket that stops where it takes units of a key, until it may go on.
+struct Stopping(TokenBucket, Mutex<Option<(Sender<()>, Receiver<()>)>>);
+
+impl Algorithm for Stopping {
+    type State = <TokenBucket as Algorithm>::State;
+
+    fn limit(&self) -> u64 {
+        self.0.limit()
+    }
+
+    fn room(&self, state: &Self::State, now: Tick) -> u64 {
+        self.0.room(state, now)
+    }
+
+    fn wait(&self, state: &Self::State, n: u64, now: Tick) -> Wait {
+        self.0.wait(state, n, now)
+    }
+
+    fn take(&self, state: &mut Self::State, n: u64, now: Tick) {
+        let stop = self.1.lock().unwrap().take();
+        if let Some((stopped, go_on)) = stop {
+            stopped.send(()).unwrap();
+            go_on.recv().unwrap();
+        }
+        self.0.take(state, n, now);
+    }
+
+    fn give_back(&self, state: &mut Self::State, n: u64, origin: Option<Origin<'_>>, now: Tick) {
+        self.0.give_back(state, n, origin, now);
+    }
+
+    fn fresh_after(&self, state: &Self::State, now: Tick) -> u64 {
+        self.0.fresh_after(state, now)
+    }
+}
+
+/// As if a thread lost the processor for long: neither the threads that wait for its key, nor those
+/// with the same lock as it, keep the other keys of the shard waiting.
+#[test]
+fn one_busy_key_leaves_the_others_of_its_shard_alone() {
+    const WAITING: usize = 20;
+    let bucket = TokenBucket::new(Quota::per_hour(1_000));
+    let limiter = Limiter::with_clock(Stopping(bucket, Mutex::default()), frozen()).max_keys(2);
+    for key in ["busy", "other"] {
+        assert!(limiter.check(key).is_allowed());
+    }
+    let (is_stopped, stopped) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    *limiter.algorithm().1.lock().unwrap() = Some((is_stopped, may_go_on));
+    let (limiter, (asked, answers)) = (&limiter, mpsc::channel());
+    thread::scope(|scope| {
+        scope.spawn(|| limiter.check("busy"));
+        stopped.recv().unwrap();
+        for key in ["busy", "other"] {
+            let asks = (0..WAITING).map(|_| {
+                let asked = asked.clone();
+                let ask = move || asked.send((key, limiter.check(key).granted())).unwrap();
+                scope.spawn(ask)
+            });
+            asks.for_each(drop);
+        }
+        let in_time = || answers.recv_timeout(Duration::from_secs(60)).ok();
+        let others: Vec<_> = (0..WAITING).map_while(|_| in_time()).collect();
+        go_on.send(()).unwrap();
+        assert_eq!(others, [("other", 1); WAITING]);
+    });
+    assert_eq!(limiter.peek("busy").remaining(), 1_000 - 2 - WAITING as u64);
 }

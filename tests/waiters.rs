@@ -89,7 +89,7 @@ const MANY: usize = 10_000;
 
 type Crowd = Limiter<Counting, Memory<<TokenBucket as Algorithm>::State, TokioClock>>;
 
-/// One unit a second, and `MANY` who wait for one each, for as long as is told.
+/// One unit a second, and `MANY` that wait for one each, no longer than `longest`.
 fn crowd(
     longest: impl Fn(usize) -> Option<Duration>,
 ) -> (&'static Crowd, Vec<Option<Waiting<'static>>>) {
@@ -300,7 +300,7 @@ async fn wakers_may_do_anything_in_each_store() {
     wakers_may_do_anything(live, "k", || live.replace(parse(HOURLY)));
 }
 
-/// Who comes while units are given back or charged notices, as if it had come before.
+/// A waiter that comes while units are given back or charged notices, as if it had come before.
 fn no_change_is_missed(operation: impl Fn(&Receipt) -> Operation<'_>) {
     type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
     struct Gate(TokioClock, Hook);

@@ -5,26 +5,31 @@
 mod sync {
     pub(crate) use loom::cell::{ConstPtr, MutPtr, UnsafeCell};
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
-    pub(crate) use loom::thread::yield_now;
-
-    /// In a model nothing is gained by it.
-    pub(crate) fn spin_loop() {}
+    pub(crate) use loom::thread::yield_now as pause;
 }
 
-/// In place of the crate's, which is `spin`'s.
-mod lock {
+/// On loom's mutex, whose waiters loom does not run in vain.
+mod bit {
     use loom::sync::{Mutex, MutexGuard};
 
-    pub(crate) struct Lock<T>(Mutex<T>);
+    pub(crate) struct Bit(Mutex<()>);
 
-    pub(crate) type LockGuard<'a, T> = MutexGuard<'a, T>;
+    pub(crate) type Held<'a> = MutexGuard<'a, ()>;
 
-    impl<T> Lock<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(Mutex::new(value))
+    impl Bit {
+        pub(crate) fn new() -> Self {
+            Self(Mutex::new(()))
         }
 
-        pub(crate) fn lock(&self) -> LockGuard<'_, T> {
+        pub(crate) fn is_held(&self) -> bool {
+            self.0.try_lock().is_err()
+        }
+
+        pub(crate) fn try_hold(&self) -> Option<Held<'_>> {
+            self.0.try_lock().ok()
+        }
+
+        pub(crate) fn hold(&self) -> Held<'_> {
             self.0.lock().unwrap()
         }
     }
@@ -43,10 +48,30 @@ mod thread_number {
     pub(crate) fn thread_number() -> usize {
         THIS.with(Cell::get)
     }
+
+    pub(crate) fn set_thread_number(number: usize) {
+        THIS.with(|this| this.set(number));
+    }
 }
 
-#[path = "../../src/store/backoff.rs"]
-mod backoff;
+/// In a model nothing is gained by attempts that no other thread runs between.
+mod backoff {
+    use crate::sync::pause;
+
+    pub(crate) fn attempt_for_a_while<R>(mut attempt: impl FnMut() -> Option<R>) -> Option<R> {
+        attempt()
+    }
+
+    pub(crate) fn attempt_until_done<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
+        loop {
+            if let Some(done) = attempt() {
+                return done;
+            }
+            pause();
+        }
+    }
+}
+
 #[path = "../../src/store/read_mostly.rs"]
 mod read_mostly;
 #[path = "../../src/store/slot.rs"]

@@ -1,6 +1,7 @@
 use crate::read_mostly::ReadMostly;
-use crate::slot::Slot;
-use crate::thread_number::THIS;
+use crate::slot::{Slot, SlotGuard};
+use crate::sync::pause;
+use crate::thread_number::{THIS, thread_number};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -14,6 +15,15 @@ fn spawn(number: usize, work: impl FnOnce() + 'static) -> thread::JoinHandle<()>
     })
 }
 
+fn lock(slot: &Slot<u64>) -> SlotGuard<'_, u64> {
+    loop {
+        if let Some(state) = slot.lock_soon(TAG) {
+            return state;
+        }
+        pause();
+    }
+}
+
 #[test]
 fn a_slot_loses_no_change_of_any_thread() {
     loom::model(|| {
@@ -21,11 +31,11 @@ fn a_slot_loses_no_change_of_any_thread() {
         let thread = {
             let slot = Arc::clone(&slot);
             spawn(1, move || {
-                *slot.lock(TAG) += 1;
-                *slot.lock(TAG) += 1;
+                *lock(&slot) += 1;
+                *lock(&slot) += 1;
             })
         };
-        *slot.lock(TAG) += 1;
+        *lock(&slot) += 1;
         thread.join().unwrap();
         let mut slot = Arc::try_unwrap(slot).ok().expect("the only one");
         assert_eq!((slot.tag(), *slot.get_mut()), (TAG, 3));
@@ -36,10 +46,10 @@ fn a_slot_loses_no_change_of_any_thread() {
 #[test]
 fn a_locked_slot_can_be_found() {
     loom::model(|| {
-        let slot = Arc::new(Slot::new(TAG, ()));
+        let slot = Arc::new(Slot::new(TAG, 0));
         let thread = {
             let slot = Arc::clone(&slot);
-            spawn(1, move || drop(slot.lock(TAG)))
+            spawn(1, move || drop(lock(&slot)))
         };
         assert!((TAG..=TAG + 1).contains(&slot.word()));
         thread.join().unwrap();
@@ -81,21 +91,50 @@ fn of_two_changes_none_is_lost() {
     });
 }
 
+/// A lock that another holds is left for one that is free.
+#[test]
+fn threads_of_one_number_look_at_once() {
+    loom::model(|| {
+        let value = Arc::new(ReadMostly::new(0));
+        let seen = value.read();
+        let thread = {
+            let value = Arc::clone(&value);
+            spawn(0, move || {
+                assert_eq!(*value.read(), 0);
+                assert_eq!(thread_number(), 1);
+            })
+        };
+        thread.join().unwrap();
+        drop(seen);
+    });
+}
+
 /// As in a shard: a slot is changed by those who look at the table that it is in, and moved by one who
-/// changes the table.
+/// changes the table. Who finds it locked does not look at the table while it waits.
 #[test]
 fn a_state_that_is_moved_meanwhile_loses_no_change() {
     loom::model(|| {
         let table = Arc::new(ReadMostly::new(Box::new(Slot::new(TAG, 0))));
         let threads = [0, 1].map(|number| {
             let table = Arc::clone(&table);
-            spawn(number, move || *table.read().lock(TAG) += 1)
+            spawn(number, move || {
+                let mut looked_at = table.read();
+                loop {
+                    if let Some(mut state) = looked_at.lock_soon(TAG) {
+                        *state += 1;
+                        return;
+                    }
+                    drop(looked_at);
+                    pause();
+                    looked_at = table.read();
+                }
+            })
         });
         table.write(|slot| {
             let old = std::mem::replace(slot, Box::new(Slot::new(TAG, 0)));
             **slot = Slot::new(TAG, old.into_state());
         });
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert_eq!(*table.read().lock(TAG), 2);
+        assert_eq!(*lock(&table.read()), 2);
     });
 }

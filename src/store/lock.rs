@@ -13,10 +13,6 @@ pub(super) struct Lock<T>(SpinMutex<T>);
 pub(super) type LockGuard<'a, T> = SpinMutexGuard<'a, T>;
 
 impl<T> Lock<T> {
-    pub(super) const fn new(value: T) -> Self {
-        Self(SpinMutex::new(value))
-    }
-
     #[inline]
     pub(super) fn lock(&self) -> LockGuard<'_, T> {
         match self.0.try_lock() {

@@ -5,6 +5,8 @@ use super::read_mostly::{ReadGuard, ReadMostly};
 use super::shard::{KEYS_PER_TABLE, Shard};
 #[cfg(feature = "serde")]
 use super::snapshot::Snapshot;
+use super::sync::pause;
+use super::table::Found;
 use super::{InProcess, States, Store};
 use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
@@ -110,7 +112,7 @@ impl<T: Default, C: Clock> Memory<T, C> {
     #[must_use]
     fn put(&self, fingerprint: u64, state: T) -> bool {
         self.shard(fingerprint).write(|shard| {
-            let is_new = shard.lock(fingerprint).is_none();
+            let is_new = matches!(shard.lock_soon(fingerprint), Found::Nothing);
             if is_new {
                 shard.insert(fingerprint, state, Tick::default(), |_| true);
             }
@@ -167,11 +169,16 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
 
     #[cfg(feature = "tokio")]
     pub(super) fn state(&self, fingerprint: u64) -> T {
-        let shard = self.shard(fingerprint).read();
-        match (shard.lock(fingerprint), &self.cap) {
-            (Some(state), _) => state.clone(),
-            (None, Some(cap)) => cap.shared.read().state.clone(),
-            (None, None) => T::default(),
+        loop {
+            let shard = self.shard(fingerprint).read();
+            match (shard.lock_soon(fingerprint), &self.cap) {
+                (Found::State(state), _) => return state.clone(),
+                (Found::Nothing, Some(cap)) => return cap.shared.read().state.clone(),
+                (Found::Nothing, None) => return T::default(),
+                (Found::Busy, _) => {}
+            }
+            drop(shard);
+            pause();
         }
     }
 
@@ -207,42 +214,53 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     /// [`apply_slowly`](Self::apply_slowly), for a check: what it is called with fits into registers, so
     /// that no check need write it to memory.
     #[inline(never)]
-    fn check_slowly<A: Algorithm<State = T>>(
-        &self,
+    fn check_slowly<'s, A: Algorithm<State = T>>(
+        &'s self,
         algorithm: &A,
         fingerprint: u64,
         n: u64,
         now: Tick,
-        shard: ReadGuard<'_, Shard<T>>,
+        shard: ReadGuard<'s, Shard<T>>,
     ) -> Decision {
         self.apply_slowly(algorithm, fingerprint, Operation::Check(n), now, shard)
     }
 
     /// For a key whose state is not found at once, as it has none, or as somebody else has it.
     #[inline(never)]
-    fn apply_slowly<A: Algorithm<State = T>>(
-        &self,
+    fn apply_slowly<'s, A: Algorithm<State = T>>(
+        &'s self,
         algorithm: &A,
         fingerprint: u64,
         operation: Operation<'_>,
         now: Tick,
-        shard: ReadGuard<'_, Shard<T>>,
+        mut shard: ReadGuard<'s, Shard<T>>,
     ) -> Decision {
-        let lock_and_apply = |shard: &Shard<T>| {
-            let mut state = shard.lock(fingerprint)?;
-            Some(operation.apply_out_of_line(algorithm, &mut state, now))
+        let insertions = loop {
+            match shard.lock_soon(fingerprint) {
+                Found::State(mut state) => {
+                    return operation.apply_out_of_line(algorithm, &mut state, now);
+                }
+                Found::Nothing => {
+                    if let Some(told) = self.apply_to_none(algorithm, operation, now, &shard) {
+                        return told;
+                    }
+                    break shard.insertions();
+                }
+                Found::Busy => {}
+            }
+            drop(shard);
+            pause();
+            shard = self.shard(fingerprint).read();
         };
-        let told = lock_and_apply(&shard)
-            .or_else(|| self.apply_to_none(algorithm, operation, now, &shard));
-        let insertions = shard.insertions();
         drop(shard);
-        told.unwrap_or_else(|| {
-            self.shard(fingerprint).write(|shard| {
-                // Somebody else may have put it in meanwhile.
-                let may_be_there = shard.insertions() != insertions;
-                let told = may_be_there.then(|| lock_and_apply(shard)).flatten();
-                told.unwrap_or_else(|| self.insert(algorithm, fingerprint, operation, now, shard))
-            })
+        self.shard(fingerprint).write(|shard| {
+            // Somebody else may have put it in meanwhile.
+            if shard.insertions() != insertions
+                && let Found::State(mut state) = shard.lock_soon(fingerprint)
+            {
+                return operation.apply_out_of_line(algorithm, &mut state, now);
+            }
+            self.insert(algorithm, fingerprint, operation, now, shard)
         })
     }
 

@@ -3,6 +3,8 @@
 #[cfg(feature = "memory")]
 mod backoff;
 #[cfg(feature = "memory")]
+mod bit;
+#[cfg(feature = "memory")]
 mod direct;
 #[cfg(feature = "memory")]
 mod key_hasher;

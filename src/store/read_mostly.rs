@@ -1,14 +1,20 @@
 //! A value that many threads look at, and that changes now and then.
 
-use super::lock::{Lock, LockGuard};
-use super::sync::{ConstPtr, UnsafeCell};
-use super::thread_number::{LOCKS, thread_number};
+use super::backoff::{attempt_for_a_while, attempt_until_done};
+use super::bit::{Bit, Held};
+use super::sync::{ConstPtr, UnsafeCell, pause};
+use super::thread_number::{LOCKS, set_thread_number, thread_number};
 use std::ops::Deref;
 
-/// A value under several locks. To look at it, a thread takes one of them, always the same, whose cache
-/// line few other threads write, or none; to change it, it takes them all.
+/// A value under several locks. To look at it, a thread takes one of them, mostly the same, whose
+/// cache line few other threads write; to change it, it takes them all.
+///
+/// A thread can lose the processor while it holds a lock, for milliseconds. So that nobody waits for
+/// that more often than once, no thread looks while another one waits.
 pub(super) struct ReadMostly<T> {
-    locks: [Lock<()>; LOCKS],
+    locks: [Bit; LOCKS],
+    /// Held by a thread that waits for locks, or has them all.
+    is_waited_for: Bit,
     value: UnsafeCell<T>,
 }
 
@@ -20,18 +26,60 @@ unsafe impl<T: Send + Sync> Sync for ReadMostly<T> {}
 
 impl<T> ReadMostly<T> {
     pub(super) fn new(value: T) -> Self {
-        Self { locks: [(); LOCKS].map(Lock::new), value: UnsafeCell::new(value) }
+        Self {
+            locks: [(); LOCKS].map(|()| Bit::new()),
+            is_waited_for: Bit::new(),
+            value: UnsafeCell::new(value),
+        }
     }
 
     #[inline(always)]
     pub(super) fn read(&self) -> ReadGuard<'_, T> {
-        let held = self.locks[thread_number()].lock();
+        if self.is_waited_for.is_held() {
+            self.give_way();
+        }
+        let held = self.locks[thread_number()].try_hold().unwrap_or_else(|| self.hold_any());
         ReadGuard { value: self.value.get(), _held: held }
+    }
+
+    /// Lets a thread that waits go first, once: so that threads which change the value all the time do
+    /// not keep this one from looking.
+    #[cold]
+    fn give_way(&self) {
+        let is_done = || (!self.is_waited_for.is_held()).then_some(());
+        attempt_for_a_while(is_done).unwrap_or_else(pause);
+    }
+
+    /// Takes the first lock that is free, which is this thread's from now on: whoever holds the one
+    /// that was may have lost the processor, or always come at the same time.
+    #[cold]
+    fn hold_any(&self) -> Held<'_> {
+        let first = thread_number() + 1;
+        let attempt = || {
+            (first..first + LOCKS).find_map(|number| {
+                let held = self.locks[number % LOCKS].try_hold()?;
+                set_thread_number(number % LOCKS);
+                Some(held)
+            })
+        };
+        attempt_for_a_while(attempt).unwrap_or_else(|| {
+            let _waiting = self.is_waited_for.hold();
+            attempt_until_done(attempt)
+        })
     }
 
     #[allow(unsafe_code)]
     pub(super) fn write<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        let _held = self.locks.each_ref().map(Lock::lock);
+        let _waiting = self.is_waited_for.hold();
+        let mut held = [const { None }; LOCKS];
+        attempt_until_done(|| {
+            for (held, lock) in held.iter_mut().zip(&self.locks) {
+                if held.is_none() {
+                    *held = lock.try_hold();
+                }
+            }
+            held.iter().all(Option::is_some).then_some(())
+        });
         let value = self.value.get_mut();
         // SAFETY: all locks are held until `change` is done; everybody else needs one of them for a
         // reference to the value.
@@ -42,7 +90,7 @@ impl<T> ReadMostly<T> {
 /// The value, while it is looked at.
 pub(super) struct ReadGuard<'a, T> {
     value: ConstPtr<T>,
-    _held: LockGuard<'a, ()>,
+    _held: Held<'a>,
 }
 
 impl<T> Deref for ReadGuard<'_, T> {

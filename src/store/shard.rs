@@ -1,7 +1,6 @@
 //! A part of a store: many small tables, one more at a time.
 
-use super::slot::SlotGuard;
-use super::table::{Place, Table};
+use super::table::{Found, Place, Table};
 use crate::clock::Tick;
 
 /// The states of the keys of one shard, by their fingerprints.
@@ -77,9 +76,9 @@ impl<T> Shard<T> {
         self.table(fingerprint).find(tag(fingerprint))
     }
 
-    /// The state of a key, where it has one, as soon as nobody else has it.
-    pub(super) fn lock(&self, fingerprint: u64) -> Option<SlotGuard<'_, T>> {
-        self.table(fingerprint).lock(tag(fingerprint))
+    /// The state of a key.
+    pub(super) fn lock_soon(&self, fingerprint: u64) -> Found<'_, T> {
+        self.table(fingerprint).lock_soon(tag(fingerprint))
     }
 
     /// Whether it is too early to look for room again.

@@ -1,6 +1,6 @@
 //! A state that is locked by a bit of the number that it is found by.
 
-use super::backoff::attempt_until_done;
+use super::backoff::attempt_for_a_while;
 use super::sync::{AtomicU64, MutPtr, Ordering, UnsafeCell};
 use std::ops::{Deref, DerefMut};
 
@@ -37,10 +37,10 @@ impl<T> Slot<T> {
         self.word()
     }
 
-    /// Locks the state of a slot with this `tag`, as soon as nobody else has it.
-    pub(super) fn lock(&self, tag: u64) -> SlotGuard<'_, T> {
+    /// Locks the state of a slot with this `tag`, unless others keep it locked.
+    pub(super) fn lock_soon(&self, tag: u64) -> Option<SlotGuard<'_, T>> {
         debug_assert!(self.word() | LOCKED == tag | LOCKED, "a shared slot keeps its tag");
-        attempt_until_done(|| self.try_lock(tag))
+        self.try_lock(tag).or_else(|| attempt_for_a_while(|| self.try_lock(tag)))
     }
 
     /// Locks the state, if the slot has this `tag` and is not locked.

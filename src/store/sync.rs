@@ -4,7 +4,14 @@
 use std::cell;
 pub(super) use std::hint::spin_loop;
 pub(super) use std::sync::atomic::{AtomicU64, Ordering};
-pub(super) use std::thread::yield_now;
+use std::time::Duration;
+
+/// Leaves the processor to others for about a tenth of a millisecond. To yield it would be no way to
+/// wait: a thread that yields again and again is left out for seconds by Linux 6.18, and one of
+/// real-time priority lets nobody run.
+pub(super) fn pause() {
+    std::thread::sleep(Duration::from_micros(50));
+}
 
 pub(super) struct UnsafeCell<T>(cell::UnsafeCell<T>);
 

@@ -72,13 +72,26 @@ impl<T> Table<T> {
         Place { table: self, home, tag }
     }
 
-    /// The state with this tag, if there is one, as soon as nobody else has it.
-    pub(super) fn lock(&self, tag: u64) -> Option<SlotGuard<'_, T>> {
+    /// The state with this tag.
+    pub(super) fn lock_soon(&self, tag: u64) -> Found<'_, T> {
         // A word is its slot's tag or, while that is locked, one more.
         let mut behind = self.slots[home(tag, self.homes)..].iter();
-        let slot = behind.find(|slot| slot.word() >= tag)?;
-        (slot.word() - tag <= 1).then(|| slot.lock(tag))
+        match behind.find(|slot| slot.word() >= tag) {
+            Some(slot) if slot.word() - tag <= 1 => {
+                slot.lock_soon(tag).map_or(Found::Busy, Found::State)
+            }
+            _ => Found::Nothing,
+        }
     }
+}
+
+/// What there is for a key.
+pub(super) enum Found<'a, T> {
+    State(SlotGuard<'a, T>),
+    /// A state that others keep locked. To wait for it, a lock that is held meanwhile is given back
+    /// first, so that nobody else waits for both.
+    Busy,
+    Nothing,
 }
 
 /// Where a state is, if it is there.
@@ -321,6 +334,14 @@ mod tests {
         );
     }
 
+    fn lock(table: &Table<u64>, tag: u64) -> Option<SlotGuard<'_, u64>> {
+        match table.lock_soon(tag) {
+            Found::State(state) => Some(state),
+            Found::Nothing => None,
+            Found::Busy => panic!("nobody has it"),
+        }
+    }
+
     fn contents(table: &mut Table<u64>) -> Vec<(u64, u64)> {
         table.iter_mut().map(|(tag, state)| (tag, *state)).collect()
     }
@@ -330,7 +351,7 @@ mod tests {
             let tag = slot.tag();
             assert!(tag == VACANT || *told == mark(tag));
         }
-        let is_found = table.lock(tag).is_some();
+        let is_found = lock(table, tag).is_some();
         let state = table.iter_mut().find(|(other, _)| *other == tag);
         assert_eq!(is_found, state.is_some());
         state.map(|(_, state)| state)
@@ -429,7 +450,7 @@ mod tests {
     #[test]
     fn a_locked_state_can_be_looked_at_twice_at_once() {
         let table = table_of(7);
-        let state = table.lock(42).unwrap();
+        let state = lock(&table, 42).unwrap();
         let (first, second) = (&*state, &*state);
         assert_eq!(first, second);
     }
@@ -438,11 +459,11 @@ mod tests {
     fn a_panic_unlocks_a_state() {
         let table = table_of(7);
         let panics = || {
-            *table.lock(42).unwrap() += 1;
-            let _state = table.lock(42);
+            *lock(&table, 42).unwrap() += 1;
+            let _state = lock(&table, 42);
             panic!("while it is locked");
         };
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
-        assert_eq!(*table.lock(42).unwrap(), 8);
+        assert_eq!(*lock(&table, 42).unwrap(), 8);
     }
 }

@@ -18,6 +18,11 @@ pub(super) fn thread_number() -> usize {
     })
 }
 
+/// Gives this thread another number.
+pub(super) fn set_thread_number(number: usize) {
+    THIS.with(|this| this.set(number));
+}
+
 const UNKNOWN: usize = LOCKS;
 
 thread_local! {

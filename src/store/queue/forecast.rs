@@ -87,7 +87,7 @@ impl<T> Forecast<T> {
     }
 }
 
-/// When units are there, and when whoever takes them then may go.
+/// When units are there, and when a caller that takes them then may go.
 pub(super) struct Foreseen {
     pub(super) at: Tick,
     pub(super) departure: Tick,

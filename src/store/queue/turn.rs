@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Whether those who wait must be told of an operation, even if they came only while it was done.
+/// Whether an operation wakes the waiters, also those that came only while it was done.
 #[inline]
 const fn changes_turns(operation: Operation<'_>) -> bool {
     matches!(
@@ -52,7 +52,7 @@ where
     decision
 }
 
-/// The same if somebody waits for this key; otherwise nothing is done.
+/// Decides behind the waiters for this key; `None`, and nothing is done, if there are none.
 #[cold]
 fn apply_behind<S, A, L, K>(
     store: &S,
@@ -303,7 +303,7 @@ fn enter<S: Queued<A>, A: Algorithm>(
     }
 }
 
-/// [`enter`], if somebody waits.
+/// [`enter`], behind waiters.
 fn enter_behind<S: Queued<A>, A: Algorithm>(
     store: &S,
     algorithm: &A,
@@ -338,7 +338,7 @@ fn enter_behind<S: Queued<A>, A: Algorithm>(
     Err(place)
 }
 
-/// [`enter`], if nobody waits.
+/// [`enter`], without waiters.
 fn enter_empty<S: Queued<A>, A: Algorithm>(
     store: &S,
     algorithm: &A,
