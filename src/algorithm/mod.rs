@@ -2,6 +2,7 @@
 
 mod all;
 mod bucket;
+mod entries;
 mod fixed_window;
 mod leaky_bucket;
 mod origin;

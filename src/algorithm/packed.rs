@@ -1,98 +1,143 @@
-//! Pairs of numbers in a queue, in as few bytes as they need.
+//! Pairs of numbers, one behind the other, in as few bytes as they need.
 
-use std::collections::VecDeque;
-
-/// A queue of pairs. A number takes 7 bits a byte, the least ones first, and all bytes but its last
-/// have the eighth (LEB128). A pair is its second number, doubled and 1 more, and its first one,
-/// doubled; the second is left out where it is 1. So pairs can be told apart from either end.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Packed(VecDeque<u8>);
+/// Pairs that are added at the end and taken from either end, in a quarter more bytes than they
+/// need at most.
+///
+/// A number takes 7 bits a byte, the least ones first, and all bytes but its last have the eighth
+/// (LEB128). A pair is its second number, doubled and 1 more, and its first one, doubled; the second
+/// is left out if it is 1. So pairs can be read from either end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Packed {
+    bytes: Box<[u8]>,
+    /// The pairs are in the bytes from here,
+    start: u32,
+    /// to here.
+    end: u32,
+}
 
 const MORE: u8 = 0x80;
 /// The longest pair: two numbers of 64 bits.
 const MOST_BYTES: usize = 20;
 
 impl Packed {
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start as usize..self.end as usize]
+    }
+
     /// Both numbers are below 2^63.
-    pub(super) fn push_back(&mut self, first: u64, second: u64) {
-        if self.0.capacity() - self.0.len() < MOST_BYTES {
-            // By a quarter, where a queue would double.
-            self.0.reserve_exact(MOST_BYTES + self.0.len() / 4);
+    pub(super) fn push(&mut self, first: u64, second: u64) {
+        if self.bytes.len() - (self.end as usize) < MOST_BYTES {
+            self.make_room();
         }
         if second != 1 {
-            self.push(second << 1 | 1);
+            self.push_number(second << 1 | 1);
         }
-        self.push(first << 1);
+        self.push_number(first << 1);
+    }
+
+    fn push_number(&mut self, mut number: u64) {
+        while number >= u64::from(MORE) {
+            self.push_byte(number.to_le_bytes()[0] | MORE);
+            number >>= 7;
+        }
+        self.push_byte(number.to_le_bytes()[0]);
+    }
+
+    fn push_byte(&mut self, byte: u8) {
+        self.bytes[self.end as usize] = byte;
+        self.end += 1;
+    }
+
+    /// Moves the pairs to the front if that makes room for many, or else grows by a quarter.
+    #[cold]
+    fn make_room(&mut self) {
+        let length = self.as_slice().len();
+        if self.start > 0 && self.bytes.len() >= length + length / 8 + MOST_BYTES {
+            self.bytes.copy_within(self.start as usize..self.end as usize, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        } else {
+            self.resize(length + length / 4 + MOST_BYTES);
+        }
+    }
+
+    fn resize(&mut self, capacity: usize) {
+        let mut bytes = vec![0; capacity].into_boxed_slice();
+        bytes[..self.as_slice().len()].copy_from_slice(self.as_slice());
+        *self = Self { bytes, start: 0, end: self.end - self.start };
     }
 
     /// Gives memory back if more than three quarters are unused.
     pub(super) fn shrink(&mut self) {
-        let needed = self.0.len() + MOST_BYTES;
-        if self.0.capacity() > 4 * needed {
-            self.0.shrink_to(needed);
+        let needed = self.as_slice().len() + MOST_BYTES;
+        if self.bytes.len() > 4 * needed {
+            self.resize(needed);
         }
     }
 
-    fn push(&mut self, mut number: u64) {
-        while number >= u64::from(MORE) {
-            self.0.push_back(number.to_le_bytes()[0] | MORE);
-            number >>= 7;
-        }
-        self.0.push_back(number.to_le_bytes()[0]);
-    }
-
-    pub(super) fn pop_front(&mut self) -> Option<(u64, u64)> {
-        let mut bytes = self.0.iter();
-        let pair = next_pair(&mut bytes)?;
-        let left = bytes.len();
-        self.0.drain(..self.0.len() - left);
-        Some(pair)
-    }
-
-    pub(super) fn pop_back(&mut self) -> Option<(u64, u64)> {
-        let mut start = self.last_number(self.0.len())?;
-        if let Some(before) = self.last_number(start)
-            && self.0[before] & 1 == 1
+    /// Takes the last pair.
+    pub(super) fn pop(&mut self) -> Option<(u64, u64)> {
+        let bytes = self.as_slice();
+        let mut start = last_number(bytes, bytes.len())?;
+        if let Some(before) = last_number(bytes, start)
+            && bytes[before] & 1 == 1
         {
             start = before;
         }
-        let pair = next_pair(&mut self.0.range(start..));
-        self.0.truncate(start);
+        let pair = Pairs(&bytes[start..]).next();
+        self.end = self.start + place(start);
         pair
     }
 
-    /// Where the number begins that ends before `end`.
-    fn last_number(&self, end: usize) -> Option<usize> {
-        let mut start = end.checked_sub(1)?;
-        while start > 0 && self.0[start - 1] & MORE != 0 {
-            start -= 1;
-        }
-        Some(start)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
-        let mut bytes = self.0.iter();
-        std::iter::from_fn(move || next_pair(&mut bytes))
+    /// Takes the first pairs, up to those that are left of them.
+    pub(super) fn leave(&mut self, left: usize) {
+        self.start = self.end - place(left);
     }
 }
 
-fn next_pair<'a>(bytes: &mut impl Iterator<Item = &'a u8>) -> Option<(u64, u64)> {
-    let number = next_number(bytes)?;
-    if number & 1 == 0 {
-        return Some((number >> 1, 1));
-    }
-    Some((next_number(bytes)? >> 1, number >> 1))
+#[allow(clippy::cast_possible_truncation, reason = "a chunk is much shorter")]
+const fn place(place: usize) -> u32 {
+    place as u32
 }
 
-fn next_number<'a>(bytes: &mut impl Iterator<Item = &'a u8>) -> Option<u64> {
-    let (mut number, mut shift) = (0, 0);
-    loop {
-        let byte = *bytes.next()?;
-        number |= u64::from(byte & !MORE) << shift;
-        if byte < MORE {
-            return Some(number);
+/// Where the number begins that ends before `end`.
+fn last_number(bytes: &[u8], end: usize) -> Option<usize> {
+    let mut start = end.checked_sub(1)?;
+    while start > 0 && bytes[start - 1] & MORE != 0 {
+        start -= 1;
+    }
+    Some(start)
+}
+
+/// The pairs in these bytes, from the first one on; those that were not read are left.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs<'b>(pub(super) &'b [u8]);
+
+impl Iterator for Pairs<'_> {
+    type Item = (u64, u64);
+
+    #[inline]
+    fn next(&mut self) -> Option<(u64, u64)> {
+        let number = self.number()?;
+        if number & 1 == 0 {
+            return Some((number >> 1, 1));
         }
-        shift += 7;
+        Some((self.number()? >> 1, number >> 1))
+    }
+}
+
+impl Pairs<'_> {
+    #[inline]
+    fn number(&mut self) -> Option<u64> {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let (&byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            number |= u64::from(byte & !MORE) << shift;
+            if byte < MORE {
+                return Some(number);
+            }
+            shift += 7;
+        }
     }
 }
 
@@ -107,28 +152,28 @@ mod tests {
         let mut packed = Packed::default();
         for round in 0..=3 {
             for &(first, second) in &pairs {
-                packed.push_back(first, second);
+                packed.push(first, second);
             }
-            assert!(packed.iter().eq(pairs.iter().copied()));
+            assert!(Pairs(packed.as_slice()).eq(pairs.iter().copied()));
             let (front, back) = pairs.split_at(pairs.len() / 3 * round);
-            for &pair in front {
-                assert_eq!(packed.pop_front(), Some(pair));
-            }
+            let mut rest = Pairs(packed.as_slice());
+            assert!(rest.by_ref().take(front.len()).eq(front.iter().copied()));
+            packed.leave(rest.0.len());
             for &pair in back.iter().rev() {
-                assert_eq!(packed.pop_back(), Some(pair));
+                assert_eq!(packed.pop(), Some(pair));
             }
-            assert_eq!((packed.pop_front(), packed.pop_back()), (None, None));
+            assert_eq!((packed.as_slice().len(), packed.pop()), (0, None));
         }
     }
 
     #[test]
     fn a_single_unit_within_two_minutes_takes_four_bytes() {
-        for (micros, bytes) in [(63, 1), (8_191, 2), (1_048_575, 3), (134_217_727, 4)] {
+        for (micros, length) in [(63, 1), (8_191, 2), (1_048_575, 3), (134_217_727, 4)] {
             let mut packed = Packed::default();
-            packed.push_back(micros, 1);
-            assert_eq!(packed.0.len(), bytes);
-            packed.push_back(micros + 1, 1);
-            assert_eq!(packed.0.len(), 2 * bytes + 1);
+            packed.push(micros, 1);
+            assert_eq!(packed.as_slice().len(), length);
+            packed.push(micros + 1, 1);
+            assert_eq!(packed.as_slice().len(), 2 * length + 1);
         }
     }
 }
