@@ -28,7 +28,8 @@ pub enum Operation<'r> {
     TakeUpTo(u64),
     /// Charge so many units whether they are there or not. What was not there is a debt: a bucket
     /// works it off before anything is allowed again, in a window or a log it counts as long as
-    /// any other units do.
+    /// any other units do. In a log, all units beyond twice the limit count from the latest charge
+    /// on.
     Debit(u64),
     /// Give back so many units, never more than were taken, and in an algorithm with windows
     /// only into the present one. The queue of a [`LeakyBucket`](crate::LeakyBucket) takes none back:

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tollgate::{
-    Algorithm, All, FixedWindow, Limiter, ManualClock, Policy, Quota, SlidingLog,
+    Algorithm, All, FixedWindow, Limiter, ManualClock, Operation, Policy, Quota, SlidingLog,
     SlidingWindowCounter, Tick, TokenBucket,
 };
 
@@ -33,6 +33,9 @@ fn memory() {
     a_key_takes_few_bytes();
     an_event_in_a_log_takes_few_bytes();
     a_log_gives_back_what_a_peak_took();
+    a_question_to_a_long_log_allocates_nothing();
+    a_settlement_in_a_long_log_writes_a_few_chunks();
+    debts_of_a_log_take_few_bytes();
     a_million_keys_at_a_cap_take_no_more_than_it();
     idle_keys_make_room(TokenBucket::new(Quota::per_minute(100)));
     idle_keys_make_room(SlidingLog::new(Quota::per_minute(100)));
@@ -114,6 +117,57 @@ fn a_log_gives_back_what_a_peak_took() {
     }
     let left = LIVE_BYTES.load(Relaxed) - before;
     assert!(peak > 100_000 && left < 200, "{left} of {peak} bytes");
+}
+
+fn a_question_to_a_long_log_allocates_nothing() {
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let limiter =
+        Limiter::direct_with_clock(SlidingLog::new(Quota::per_hour(100_000)), clock.clone());
+    for _ in 0..100_000 {
+        assert!(limiter.check().is_allowed());
+        clock.advance(Duration::from_millis(30));
+    }
+    let before = CALLS.load(Relaxed);
+    for minutes in [0, 9, 10, 60] {
+        clock.advance(Duration::from_secs(60 * minutes));
+        for n in [1, 1_000, 50_000, 100_000] {
+            let _ = black_box(limiter.decide(Operation::Peek(n)));
+        }
+    }
+    assert_eq!(CALLS.load(Relaxed), before);
+}
+
+fn a_settlement_in_a_long_log_writes_a_few_chunks() {
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let limiter =
+        Limiter::direct_with_clock(SlidingLog::new(Quota::per_hour(300_000)), clock.clone());
+    let mut reservations = Vec::new();
+    for n in 0..100_000 {
+        clock.advance(Duration::from_millis(30));
+        if n % 10_000 == 0 {
+            reservations.push(limiter.reserve(2));
+        }
+        assert!(limiter.check().is_allowed());
+    }
+    for reservation in reservations {
+        let before = LIVE_BYTES.load(Relaxed);
+        PEAK_BYTES.store(before, Relaxed);
+        let _ = reservation.settle_now(1);
+        let bytes = PEAK_BYTES.load(Relaxed) - before;
+        assert!(bytes <= 20_000, "{bytes} bytes");
+    }
+}
+
+fn debts_of_a_log_take_few_bytes() {
+    let before = LIVE_BYTES.load(Relaxed);
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let limiter = Limiter::direct_with_clock(SlidingLog::new(Quota::per_minute(10)), clock.clone());
+    for _ in 0..100_000 {
+        let _ = limiter.debit(1);
+        clock.advance(Duration::from_micros(100));
+    }
+    let bytes = LIVE_BYTES.load(Relaxed) - before;
+    assert!(bytes <= 400, "{bytes} bytes for 100,000 debits");
 }
 
 fn a_million_keys_at_a_cap_take_no_more_than_it() {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::model::{Answer, Model, Verdict};
-use common::{InProcess, Subject, cases, jumping_trace, micros, one_limit};
+use common::{InProcess, Subject, cases, debts, jumping_trace, micros, one_limit, parse};
 use proptest::prelude::*;
 use tollgate::{Decision, Operation, Outcome};
 
@@ -51,6 +51,20 @@ proptest! {
             prop_assert_eq!(
                 ours, model.apply(operation, now),
                 "{} at step {}: {:?} at {}", policy, step, operation, now
+            );
+        }
+    }
+
+    #[test]
+    fn a_log_in_debt_decides_as_its_model(count in 1_u64..6, trace in debts(80)) {
+        let policy = parse(&format!("sliding_log {count}/min"));
+        let mut model = Model::new(&policy.limits()[0]);
+        let mut subject = InProcess::with_policy(policy);
+        for (step, &(now, operation)) in trace.iter().enumerate() {
+            let ours = answer(&subject.decide(now, "k", operation));
+            prop_assert_eq!(
+                ours, model.apply(operation, now),
+                "{}/min at step {}: {:?} at {}", count, step, operation, now
             );
         }
     }

@@ -4,8 +4,8 @@ mod common;
 
 use common::redis::{InRedis, SHARED};
 use common::{
-    InProcess, MIDNIGHT, Subject, cases, jumping_trace, micros, operation, parse, pause, policy,
-    units, versions,
+    InProcess, MIDNIGHT, Subject, cases, debts, jumping_trace, micros, operation, parse, pause,
+    policy, units, versions,
 };
 use proptest::prelude::*;
 use tollgate::{Algorithm, Limiter, ManualClock, Operation, Policy, Receipt, Tick, TieredMemory};
@@ -79,6 +79,28 @@ proptest! {
             last = Some((theirs.next_after().map(micros), micros(theirs.reset_after())));
             prop_assert_eq!(
                 ours, theirs,
+                "{} at step {}: {:?} at {}", policy, step, operation, now
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(500))]
+
+    /// On a key of its own, and in a set.
+    #[test]
+    fn a_log_in_debt_decides_as_in_process(
+        count in 1_u64..6,
+        other in prop::sample::select(vec!["", "; sliding_log 9/h", "; token_bucket 9/min"]),
+        trace in debts(120),
+    ) {
+        let policy = parse(&format!("sliding_log {count}/min{other}"));
+        let mut in_process = InProcess::with_policy(policy.clone());
+        let mut in_redis = InRedis::with_policy(policy.clone());
+        for (step, &(now, operation)) in trace.iter().enumerate() {
+            prop_assert_eq!(
+                in_redis.decide(now, "k", operation), in_process.decide(now, "k", operation),
                 "{} at step {}: {:?} at {}", policy, step, operation, now
             );
         }

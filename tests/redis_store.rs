@@ -232,6 +232,23 @@ async fn a_long_log_decides_as_in_process() {
 
 /// Two limits of one algorithm, in two orders, alternating on one key, as in a rolling deploy: no
 /// state is read as the other's.
+/// At most twice the limit and one entry, of 16 bytes each.
+#[tokio::test]
+async fn debts_of_a_log_take_few_bytes() {
+    let server = Server::start(&[]);
+    for (policy, bytes) in
+        [("sliding_log 10/h", 16 * 21), ("sliding_log 10/h; sliding_log 5/d", 16 * (21 + 11) + 8)]
+    {
+        let limiter = Limiter::with_store(parse(policy), connect(&server).await);
+        for _ in 0..200 {
+            let _ = limiter.debit("k", 1).await.unwrap();
+        }
+        let key = server.cli(&["--scan"]);
+        assert_eq!(server.cli(&["STRLEN", &key]), bytes.to_string(), "{policy}");
+        server.cli(&["FLUSHALL"]);
+    }
+}
+
 #[tokio::test]
 async fn limits_that_change_places_do_not_change_states() {
     let texts = [

@@ -24,6 +24,7 @@ common::on_each_store! {
     a_token_bucket_stands_still_while_the_clock_is_back,
     with_very_many_units_used_a_clock_that_goes_back_still_mints_nothing,
     debts_are_worked_off_and_refunds_stop_at_fresh,
+    a_log_keeps_debts_beyond_twice_its_limit_at_the_last_charge,
     a_refund_stays_in_the_present_window,
     the_largest_debts_neither_wrap_nor_vanish,
     a_cost_of_nothing_asks_without_taking,
@@ -306,6 +307,31 @@ fn debts_are_worked_off_and_refunds_stop_at_fresh<S: Subject>() {
         let refund = subject.decide(MIDNIGHT, "k", Operation::Refund(u64::MAX));
         assert_eq!((refund.remaining(), refund.next_after()), (10, None), "{policy}");
         assert_eq!(admitted(&mut subject, MIDNIGHT, 20), 10, "{policy}");
+    }
+}
+
+fn a_log_keeps_debts_beyond_twice_its_limit_at_the_last_charge<S: Subject>() {
+    let mut subject = S::new("sliding_log 2/min");
+    let (debit, peek) = (Operation::Debit, Operation::Peek(1));
+    // (second, operation, the units that are left, the seconds until there is one more)
+    let table = [
+        (0, debit(3), 0, 60),
+        (10, debit(3), 0, 60), // the 4th to the 6th
+        (20, debit(1), 0, 60), // from here on, the 5th and the 6th too
+        (60, peek, 0, 20),
+        (70, peek, 0, 10), // by their own instants, one would be left
+        (79, peek, 0, 1),
+        (80, peek, 2, 0),
+        (90, debit(9), 0, 60),
+        (100, debit(1), 0, 60), // 4 stay at 90 s, 6 are of now
+        (150, peek, 0, 10),
+        (150, Operation::Refund(5), 1, 10), // the newest first
+        (160, peek, 2, 0),
+    ];
+    for (second, operation, left, next) in table {
+        let decision = subject.decide(MIDNIGHT + second * SECOND, "k", operation);
+        let next_after = decision.next_after().unwrap_or_default();
+        assert_eq!((decision.remaining(), next_after.as_secs()), (left, next), "{second} s");
     }
 }
 

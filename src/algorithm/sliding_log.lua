@@ -4,7 +4,7 @@
 --   7 bytes  when they were taken
 --   6 bytes  the total of units up to here, these included (modulo 2^48)
 --   3 bytes  how many entries, up to this one, counted at that time; 0 marks an entry without
---            units, which tells when a refund was, or a debt beyond all numbers
+--            units, which holds the time of a refund
 --
 -- A place is counted from the end, 1 for the newest entry. Entries that count no more stay at
 -- the front for a while, at least one of them for its total; so a log on a key of its own is
@@ -51,7 +51,9 @@ if newest ~= '' then
   end
 end
 
+-- The whole log, or what is written over so many of its last bytes.
 local replaced, added
+local over = 0
 if last > now then
   if follow then
     local entries, back = {}, last - now
@@ -169,12 +171,17 @@ if n < units then units = n end
 if head >= 16777214 then error('a log holds at most 16777214 entries') end
 if head == 0 then
   replaced = struct.pack('<I7I6I3', now, units, 1)
-elseif units > 0 then
-  added = struct.pack('<I7I6I3', now, (total + units) % modulus, head + 1)
+elseif used > 2 * limit then
+  -- What counts beyond twice the limit is kept at this time.
+  local place = find(2 * limit)
+  local older = head - place + 1
+  over = 16 * place
+  added = struct.pack('<I7I6I3', (entry(place)), (before + 2 * limit) % modulus, older)
+    .. struct.pack('<I7I6I3', now, (total + units) % modulus, older + 1)
 else
-  keep = used
+  added = struct.pack('<I7I6I3', now, (total + units) % modulus, head + 1)
 end
-if units > 0 then newest_at = now end
+newest_at = now
 
 --@ give_back
 if used == 0 or taken_at and since == 0 then
@@ -222,11 +229,14 @@ end
 local fresh_after = newest_at + window - now
 
 --@ write
-if added then replaced = range(-16 * (head + 1), -1) .. added end
+if added then replaced = range(-16 * (head + 1), -1 - over) .. added end
 if replaced then log = replaced end
 local state = struct.pack('<I4', #log) .. log
 
 --@ write_alone
+if added and over > #added then
+  replaced = range(-16 * (head + 1), -1 - over) .. added
+end
 if fresh_after <= 0 and not keeps then
   redis.call('DEL', key)
 elseif fresh_after <= 0 then
@@ -234,7 +244,8 @@ elseif fresh_after <= 0 then
 elseif replaced then
   redis.call('SET', key, replaced, 'PX', ttl_millis)
 elseif added then
-  local length = redis.call('APPEND', key, added)
+  local length = over == 0 and redis.call('APPEND', key, added)
+    or redis.call('SETRANGE', key, redis.call('STRLEN', key) - over, added)
   if length > 32 * head + 4096 then
     redis.call('SET', key, range(-16 * (head + 2), -1), 'PX', ttl_millis)
   elseif redis.call('PTTL', key) < needed_millis then

@@ -7,8 +7,8 @@ use crate::quota::Quota;
 /// Every unit remembered: in no span of the quota's period do more than its count pass.
 ///
 /// The one algorithm that is exact in this sense, at the price of 2 to 8 bytes for each instant at
-/// which units were taken within the last period (16 in Redis). A unit stops counting exactly one
-/// period after it was taken.
+/// which units were taken within the last period (16 in Redis), of which there are at most twice
+/// the limit and one. A unit stops counting exactly one period after it was taken.
 ///
 /// ```
 /// use std::time::Duration;
@@ -106,10 +106,14 @@ impl Algorithm for SlidingLog {
 
     fn take(&self, state: &mut SlidingLogState, n: u64, now: Tick) {
         self.advance(state, now);
-        let units = n.min(MAX_UNITS - state.entries.total());
-        if units > 0 {
-            state.entries.push(Entry { taken_at: state.last, units });
+        let total = state.entries.total();
+        // However many debts there are, a log has no more entries than this many and one.
+        let kept = total.min(2 * self.0.count());
+        if kept < total {
+            state.entries.forget(kept..total);
         }
+        let units = n.min(MAX_UNITS - total) + (total - kept);
+        state.entries.push(Entry { taken_at: state.last, units });
     }
 
     fn instant(&self, state: &SlidingLogState, now: Tick) -> Tick {

@@ -229,6 +229,25 @@ pub fn pause() -> impl Strategy<Value = u64> {
     ]
 }
 
+/// Debits, for the most part, of a log that passes a few units a minute.
+pub fn debts(length: usize) -> impl Strategy<Value = Vec<(u64, Operation<'static>)>> {
+    let operation = prop_oneof![
+        6 => (1_u64..6).prop_map(Operation::Debit),
+        1 => (1_u64..9).prop_map(Operation::Refund),
+        1 => (1_u64..4).prop_map(Operation::Check),
+        1 => (1_u64..4).prop_map(Operation::Peek),
+    ];
+    let pause = prop_oneof![1 => Just(0), 6 => 1..8 * SECOND, 1 => 1..2 * MINUTE];
+    prop::collection::vec((pause, 0..8, operation), 1..length).prop_map(|steps| {
+        let mut now = MIDNIGHT;
+        let at = steps.into_iter().map(|(pause, direction, operation)| {
+            now = if direction == 0 { now - pause } else { now + pause };
+            (now, operation)
+        });
+        at.collect()
+    })
+}
+
 /// Operations, each at its instant; never back in time.
 pub fn forward_trace(length: usize) -> impl Strategy<Value = Vec<(u64, Operation<'static>)>> {
     prop::collection::vec((pause(), operation()), 1..length).prop_map(|steps| {

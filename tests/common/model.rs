@@ -221,11 +221,22 @@ impl Model {
             self.level = level.saturating_sub(u128::from(returned) * period);
             assert!(self.level <= most.min(MAX) * period, "traces stay below the highest debt");
         } else {
-            self.taken.push((now, taken));
             let from = match self.kind {
                 Kind::Log => now - self.period + 1,
                 _ => now - now % self.period,
             };
+            let mut taken = taken;
+            if self.kind == Kind::Log && taken > 0 {
+                // The first units up to twice the limit stay, and the others are taken now.
+                let mut first = 2 * self.count;
+                for (_, units) in self.taken.iter_mut().filter(|(at, _)| *at >= from) {
+                    let stays = first.min(*units);
+                    first -= stays;
+                    taken += *units - stays;
+                    *units = stays;
+                }
+            }
+            self.taken.push((now, taken));
             for (at, units) in self.taken.iter_mut().rev() {
                 let back = returned.min(*units);
                 if *at >= from {
