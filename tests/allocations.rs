@@ -9,8 +9,8 @@ use std::hint::black_box;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tollgate::{
-    Algorithm, All, FixedWindow, Limiter, ManualClock, Operation, Policy, Quota, SlidingLog,
-    SlidingWindowCounter, Tick, TokenBucket,
+    Algorithm, All, FixedWindow, Limiter, Live, ManualClock, Memory, Operation, Policy, Quota,
+    SlidingLog, SlidingWindowCounter, Tick, TokenBucket,
 };
 
 const KEYS: u64 = 1_000_000;
@@ -29,6 +29,9 @@ fn memory() {
     for policy in ["token_bucket 100/s", "100/s; fixed_window 1000/h"] {
         decisions_do_not_allocate(policy.parse::<Policy>().unwrap());
     }
+
+    reading_the_states_of_limits_that_were_replaced_does_not_allocate();
+    reading_the_states_of_a_list_of_another_length_copies_no_log();
 
     a_key_takes_few_bytes();
     an_event_in_a_log_takes_few_bytes();
@@ -60,6 +63,55 @@ fn decisions_do_not_allocate<A: Algorithm>(algorithm: A) {
     let before = CALLS.load(Relaxed);
     ask(10_000);
     assert_eq!(CALLS.load(Relaxed) - before, 0, "{}", std::any::type_name::<A>());
+}
+
+/// A denial and a peek, until something is taken: logs of thousands of entries are read where they
+/// are. For limits that have changed places, or their number, only their places are allocated.
+fn reading_the_states_of_limits_that_were_replaced_does_not_allocate() {
+    for (old, new, most_calls) in [
+        ("sliding_log 5000/h", "sliding_log 4000/h", 0),
+        ("sliding_log 5000/h", "fixed_window 4000/h", 0),
+        ("fixed_window 5000/h", "sliding_log 4000/h", 0),
+        ("sliding_log 5000/h; sliding_log 6000/d", "sliding_log 4000/h; sliding_log 6000/d", 0),
+        ("sliding_log 5000/h; sliding_log 6000/d", "sliding_log 4000/h; sliding_log 4500/d", 0),
+        ("sliding_log 5000/h; 6000/d", "fixed_window 4000/h; sliding_log 6000/d", 0),
+        ("a: sliding_log 5000/h; sliding_log 6000/d", "a: 4000/h; sliding_log 4500/d", 0),
+        ("a: sliding_log 5000/h; b: sliding_log 6000/d", "b: 6000/d; a: sliding_log 4000/h", 10),
+        ("sliding_log 5000/h; sliding_log 6000/d", "sliding_log 4000/h", 20),
+        ("sliding_log 5000/h", "sliding_log 4000/h; sliding_log 6000/d", 20),
+    ] {
+        let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+        let limiter = Live::new(old.parse::<Policy>().unwrap());
+        let limiter = Limiter::with_store(limiter, Memory::new(clock.clone()));
+        for _ in 0..5_000 {
+            clock.advance(Duration::from_millis(1));
+            assert!(limiter.check("alice").is_allowed(), "{old}");
+        }
+        limiter.replace(new.parse().unwrap());
+        let (calls, live) = (CALLS.load(Relaxed), LIVE_BYTES.load(Relaxed));
+        PEAK_BYTES.store(live, Relaxed);
+        let decisions = [limiter.check_n("alice", 4_000), limiter.peek("alice")];
+        let calls = CALLS.load(Relaxed) - calls;
+        let bytes = PEAK_BYTES.load(Relaxed) - live;
+        assert!(decisions.iter().all(|decision| !decision.is_allowed()), "{old} to {new}");
+        assert!(calls <= 2 * most_calls, "{old} to {new}: {calls} allocations");
+        assert!(bytes < 100, "{old} to {new}: {bytes} bytes");
+    }
+}
+
+fn reading_the_states_of_a_list_of_another_length_copies_no_log() {
+    let logs = |count| All(vec![SlidingLog::new(Quota::per_hour(5_000)); count]);
+    let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+    let limiter = Limiter::with_store(Live::new(logs(2)), Memory::new(clock.clone()));
+    for _ in 0..5_000 {
+        clock.advance(Duration::from_millis(1));
+        assert!(limiter.check("alice").is_allowed());
+    }
+    limiter.replace(logs(3));
+    let before = CALLS.load(Relaxed);
+    assert!(!limiter.check("alice").is_allowed());
+    assert!(!limiter.peek("alice").is_allowed());
+    assert_eq!(CALLS.load(Relaxed) - before, 0);
 }
 
 /// Of any type, as keys are not kept, and while a million of them come in.

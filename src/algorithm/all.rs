@@ -237,16 +237,11 @@ impl<A: Algorithm> All<Vec<A>> {
         mut tell: impl FnMut(&A, &A::State) -> R,
         join: impl FnMut(R, R) -> R,
     ) -> R {
-        let own;
-        let state = if self.has_length_of(state) {
-            state
-        } else {
-            own = self.own(state, now);
-            &own
-        };
-        let fresh = A::State::default();
-        let states = state.iter().chain(std::iter::repeat(&fresh));
-        let told = self.0.iter().zip(states).map(|(limit, state)| tell(limit, state));
+        let (fresh, has_length) = (A::State::default(), self.has_length_of(state));
+        let told = self.0.iter().enumerate().map(|(index, limit)| {
+            let state = if has_length { state.get(index) } else { strictest(limit, state, now) };
+            tell(limit, state.unwrap_or(&fresh))
+        });
         told.reduce(join).expect(NOT_EMPTY)
     }
 
@@ -272,15 +267,22 @@ impl<A: Algorithm> All<Vec<A>> {
     /// The states of a list of another length, read by each limit of this one.
     #[cold]
     fn own(&self, states: &[A::State], now: Tick) -> Box<[A::State]> {
-        let strictest = |limit: &A| {
-            let used =
-                |state: &&A::State| (Reverse(limit.room(state, now)), limit.debt(state, now));
-            states.iter().max_by_key(used).cloned().unwrap_or_default()
-        };
+        let strictest = |limit| strictest(limit, states, now).cloned().unwrap_or_default();
         self.0.iter().map(strictest).collect()
     }
 
     fn has_length_of(&self, state: &[A::State]) -> bool {
         state.is_empty() || state.len() == self.0.len()
     }
+}
+
+/// Of the states of a list of another length, the one that leaves the least room.
+#[cold]
+fn strictest<'s, A: Algorithm>(
+    limit: &A,
+    states: &'s [A::State],
+    now: Tick,
+) -> Option<&'s A::State> {
+    let used = |state: &&A::State| (Reverse(limit.room(state, now)), limit.debt(state, now));
+    states.iter().max_by_key(used)
 }

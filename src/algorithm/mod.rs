@@ -315,7 +315,7 @@ impl Binding {
     }
 
     /// The one that holds more: the longer wait, then the fewer units; the first of equals.
-    fn stricter(self, other: Self) -> Self {
+    pub(crate) fn stricter(self, other: Self) -> Self {
         let holds = |limit: &Self| (limit.wait, Reverse(limit.room));
         if holds(&other) > holds(&self) { other } else { self }
     }

@@ -153,24 +153,6 @@ impl<L: Into<Limit>> From<L> for Policy {
     }
 }
 
-/// Evaluates `$body` with the limit or the set of limits, and the state that belongs to it.
-macro_rules! choose {
-    ($policy:expr, $state:expr, |$algorithm:ident, $s:ident| $body:expr) => {{
-        let own;
-        let state = if $policy.owns($state) {
-            &$state.0
-        } else {
-            own = $policy.own($state);
-            &own
-        };
-        match (&$policy.0, state) {
-            (Choice::One($algorithm), ChoiceState::One($s)) => $body,
-            (Choice::Set($algorithm), ChoiceState::Set($s)) => $body,
-            _ => unreachable!("the state is the policy's own"),
-        }
-    }};
-}
-
 /// Evaluates `$body` with the limit or the set of limits, and the state that belongs to it, to be
 /// changed.
 macro_rules! change {
@@ -198,8 +180,8 @@ impl PolicyState {
 }
 
 /// What a single limit reads in the place of the states of several.
-fn most_consumed<'a>(states: impl Iterator<Item = &'a LimitState>) -> LimitState {
-    states.max_by_key(|state| state.consumed()).cloned().unwrap_or_default()
+fn most_consumed<'a>(states: impl Iterator<Item = &'a LimitState>) -> Option<&'a LimitState> {
+    states.max_by_key(|state| state.consumed())
 }
 
 /// Which of the limits or states of another policy stand for those of this one.
@@ -208,6 +190,16 @@ struct Counterparts {
     of_limits: Vec<Option<usize>>,
     /// Those that do not stand for one limit.
     others: Vec<usize>,
+}
+
+impl Counterparts {
+    /// The state that the limit at `index` reads.
+    fn state<'a>(&self, index: usize, states: &'a [LimitState]) -> Option<&'a LimitState> {
+        match self.of_limits[index] {
+            Some(counterpart) => states.get(counterpart),
+            None => most_consumed(self.others.iter().filter_map(|&other| states.get(other))),
+        }
+    }
 }
 
 impl Policy {
@@ -248,15 +240,52 @@ impl Policy {
         Counterparts { of_limits, others }
     }
 
+    /// Whether each state stands for the limit at its own place, as after most replacements:
+    /// [`counterparts`](Self::counterparts) without an allocation.
+    fn are_in_place(&self, states: &[LimitState]) -> bool {
+        let limits = self.limits();
+        let is_in_place = |(limit, state): (&Limit, &LimitState)| {
+            state.label().is_none_or(|label| {
+                label == limit.label_hash || limits.iter().all(|limit| label != limit.label_hash)
+            })
+        };
+        states.is_empty()
+            || states.len() == limits.len() && limits.iter().zip(states).all(is_in_place)
+    }
+
+    /// Reads the state that stands for each limit, and joins the results.
+    #[inline]
+    fn join<R>(
+        &self,
+        state: &PolicyState,
+        mut read: impl FnMut(&Limit, &LimitState) -> R,
+        join: impl FnMut(R, R) -> R,
+    ) -> R {
+        if let (Choice::One(limit), ChoiceState::One(state)) = (&self.0, &state.0) {
+            return read(limit, state);
+        }
+        let states = state.of_limits();
+        let moved = (!self.are_in_place(states)).then(|| self.counterparts_in(states));
+        let results = self.limits().iter().enumerate().map(|(index, limit)| {
+            let state = match &moved {
+                None => states.get(index),
+                Some(counterparts) => counterparts.state(index, states),
+            };
+            read(limit, state.unwrap_or(&LimitState(AnyState::Fresh)))
+        });
+        results.reduce(join).expect("a policy has at least one limit")
+    }
+
+    fn counterparts_in(&self, states: &[LimitState]) -> Counterparts {
+        self.counterparts(states.iter().map(LimitState::label))
+    }
+
     /// A state of this policy's own in the place of another policy's.
     fn own(&self, state: &PolicyState) -> ChoiceState {
         let states = state.of_limits();
-        let Counterparts { of_limits, others } =
-            self.counterparts(states.iter().map(LimitState::label));
-        self.state_of(of_limits.into_iter().map(|counterpart| match counterpart {
-            Some(index) => states[index].clone(),
-            None => most_consumed(others.iter().map(|&index| &states[index])),
-        }))
+        let counterparts = self.counterparts_in(states);
+        let own = |index| counterparts.state(index, states).cloned().unwrap_or_default();
+        self.state_of((0..self.limits().len()).map(own))
     }
 
     /// The state that is made of those of its limits; each knows whose it is, also if nothing is used.
@@ -291,11 +320,11 @@ impl Algorithm for Policy {
     }
 
     fn room(&self, state: &PolicyState, now: Tick) -> u64 {
-        choose!(self, state, |choice, s| choice.room(s, now))
+        self.join(state, |limit, s| limit.room(s, now), u64::min)
     }
 
     fn wait(&self, state: &PolicyState, n: u64, now: Tick) -> Wait {
-        choose!(self, state, |choice, s| choice.wait(s, n, now))
+        self.join(state, |limit, s| limit.wait(s, n, now), Wait::max)
     }
 
     fn take(&self, state: &mut PolicyState, n: u64, now: Tick) {
@@ -325,11 +354,11 @@ impl Algorithm for Policy {
     }
 
     fn instant(&self, state: &PolicyState, now: Tick) -> Tick {
-        choose!(self, state, |choice, s| choice.instant(s, now))
+        self.join(state, |limit, s| limit.instant(s, now), Tick::min)
     }
 
     fn debt(&self, state: &PolicyState, now: Tick) -> u64 {
-        choose!(self, state, |choice, s| choice.debt(s, now))
+        self.join(state, |limit, s| limit.debt(s, now), u64::max)
     }
 
     fn overdraw(&self, state: &mut PolicyState, n: u64, now: Tick) {
@@ -337,7 +366,7 @@ impl Algorithm for Policy {
     }
 
     fn each_fresh_after(&self, state: &PolicyState, now: Tick, told: &mut Vec<u64>) {
-        choose!(self, state, |choice, s| choice.each_fresh_after(s, now, told));
+        self.join(state, |limit, s| limit.each_fresh_after(s, now, told), |(), ()| ());
     }
 
     /// Limit by limit; where it is not clear which old limit a new one stands for, as it is.
@@ -347,28 +376,32 @@ impl Algorithm for Policy {
         }
         let states = state.of_limits();
         let labels = old.limits().iter().map(|limit| Some(limit.label_hash));
-        let Counterparts { of_limits, others } = self.counterparts(labels);
-        let scaled = self.limits().iter().zip(of_limits).map(|(limit, counterpart)| {
-            let Some(index) = counterpart else {
-                return most_consumed(others.iter().filter_map(|&index| states.get(index)));
-            };
-            let mut state = states.get(index).cloned().unwrap_or_default();
-            limit.scale(&old.limits()[index], &mut state, now);
+        let counterparts = self.counterparts(labels);
+        let scaled = self.limits().iter().enumerate().map(|(index, limit)| {
+            let mut state = counterparts.state(index, states).cloned().unwrap_or_default();
+            if let Some(counterpart) = counterparts.of_limits[index] {
+                limit.scale(&old.limits()[counterpart], &mut state, now);
+            }
             state
         });
         state.0 = self.state_of(scaled);
     }
 
     fn fresh_after(&self, state: &PolicyState, now: Tick) -> u64 {
-        choose!(self, state, |choice, s| choice.fresh_after(s, now))
+        self.join(state, |limit, s| limit.fresh_after(s, now), u64::max)
     }
 
     fn departure(&self, state: &PolicyState, now: Tick) -> Departure {
-        choose!(self, state, |choice, s| choice.departure(s, now))
+        self.join(state, |limit, s| limit.departure(s, now), Departure::later)
     }
 
     fn binding(&self, state: &PolicyState, n: u64, now: Tick) -> Binding {
-        choose!(self, state, |choice, s| choice.binding(s, n, now))
+        let mut indices = 0..self.limit_count();
+        let binding = |limit: &Limit, s: &LimitState| {
+            let index = indices.next().unwrap_or_default();
+            Binding { index, ..limit.binding(s, n, now) }
+        };
+        self.join(state, binding, Binding::stricter)
     }
 
     fn limit_count(&self) -> usize {
@@ -510,15 +543,13 @@ macro_rules! each {
 /// Reads what is `$told` of a state: of one of another algorithm, as if it were the limit's own.
 macro_rules! read {
     ($limit:expr, $state:expr, |$a:ident, $s:ident| $told:expr) => {
-        if matches!($state.0, AnyState::Fresh) {
-            each!($limit, |$a| {
-                let $s = &Default::default();
-                $told
-            })
-        } else if $limit.owns($state) {
+        if $limit.owns($state) {
             each!($limit, &$state.0, |$a, $s| $told)
         } else {
-            each!($limit, &$limit.own($state).0, |$a, $s| $told)
+            each!($limit, |$a| {
+                let $s = &$state.taken_by($a);
+                $told
+            })
         }
     };
 }
@@ -569,6 +600,16 @@ impl LimitState {
             AnyState::SlidingWindowCounter(_, state) => state.consumed(),
         }
     }
+
+    /// A state of this algorithm in which as many units are taken.
+    fn taken_by<A: Algorithm>(&self, algorithm: &A) -> A::State {
+        let mut state = A::State::default();
+        let (units, at) = self.consumed();
+        if units > 0 {
+            algorithm.take(&mut state, units, at);
+        }
+        state
+    }
 }
 
 impl Limit {
@@ -586,23 +627,15 @@ impl Limit {
     /// A state of this limit's own, in which as many units are taken.
     fn own(&self, state: &LimitState) -> LimitState {
         let label = self.label_hash;
-        let mut own = LimitState(match &self.algorithm {
-            AnyAlgorithm::TokenBucket(_) | AnyAlgorithm::LeakyBucket(_) => {
-                AnyState::Bucket(label, BucketState::default())
+        LimitState(match &self.algorithm {
+            AnyAlgorithm::TokenBucket(a) => AnyState::Bucket(label, state.taken_by(a)),
+            AnyAlgorithm::LeakyBucket(a) => AnyState::Bucket(label, state.taken_by(a)),
+            AnyAlgorithm::FixedWindow(a) => AnyState::FixedWindow(label, state.taken_by(a)),
+            AnyAlgorithm::SlidingLog(a) => AnyState::SlidingLog(label, Box::new(state.taken_by(a))),
+            AnyAlgorithm::SlidingWindowCounter(a) => {
+                AnyState::SlidingWindowCounter(label, state.taken_by(a))
             }
-            AnyAlgorithm::FixedWindow(_) => {
-                AnyState::FixedWindow(label, FixedWindowState::default())
-            }
-            AnyAlgorithm::SlidingLog(_) => AnyState::SlidingLog(label, Box::default()),
-            AnyAlgorithm::SlidingWindowCounter(_) => {
-                AnyState::SlidingWindowCounter(label, SlidingWindowCounterState::default())
-            }
-        });
-        let (units, at) = state.consumed();
-        if units > 0 {
-            each!(self, &mut own.0, |a, s| a.take(s, units, at));
-        }
-        own
+        })
     }
 }
 
@@ -719,6 +752,68 @@ mod in_redis {
                     AnyState::SlidingWindowCounter(label, a.read_state(stored)?)
                 }
             }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::Quota;
+    use proptest::prelude::*;
+
+    const NOW: Tick = Tick::from_micros(1_800_000_000_000_000);
+
+    fn limit(name: usize) -> Limit {
+        let window = FixedWindow::new(Quota::per_hour(1_000));
+        Limit::from(window).named(&name.to_string()).unwrap()
+    }
+
+    /// States in which 1, 2, 3 .. units are used, of limits of these names, or in which none are.
+    fn states(names: &[Option<usize>]) -> Vec<LimitState> {
+        let state = |(units, name): (u64, &Option<usize>)| {
+            let mut state = LimitState::default();
+            if let Some(name) = name {
+                limit(*name).take(&mut state, units, NOW);
+            }
+            state
+        };
+        (1..).zip(names).map(state).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        /// Names from 4 on are those of no limit.
+        #[test]
+        fn states_are_read_where_they_are_as_if_they_had_been_moved(
+            limits in 1_usize..5,
+            names in prop::collection::vec(prop::option::of(0_usize..8), 0..6),
+        ) {
+            let policy = Policy::all((0..limits).map(limit)).unwrap();
+            let states = states(&names);
+            let Counterparts { of_limits, others } = policy.counterparts_in(&states);
+            let in_order = (0..limits).map(Some).collect::<Vec<_>>();
+            let stay = of_limits == in_order && others.is_empty();
+            if policy.are_in_place(&states) {
+                prop_assert!(states.is_empty() || stay);
+            } else {
+                let is_repeated = |name: &Option<usize>| {
+                    name.is_some() && names.iter().filter(|other| *other == name).count() > 1
+                };
+                prop_assert!(!stay || names.iter().any(is_repeated));
+            }
+            let state = PolicyState(ChoiceState::Set(states.into()));
+            let own = PolicyState(policy.own(&state));
+            let rooms = |state: &PolicyState| {
+                let mut rooms = Vec::new();
+                policy.join(state, |limit, s| rooms.push(limit.room(s, NOW)), |(), ()| ());
+                rooms
+            };
+            prop_assert_eq!(rooms(&state), rooms(&own));
         }
     }
 }
