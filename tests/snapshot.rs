@@ -164,20 +164,20 @@ fn a_limited_key_stays_so_to_the_end_of_its_wait_and_an_idle_one_is_left_out() {
 /// What was dropped, by the snapshot or before it, has been so at an instant that is known.
 #[test]
 fn a_clock_that_goes_back_past_a_snapshot_mints_nothing() {
-    for policy in each_algorithm("1000/h") {
+    for policy in each_algorithm("1000/min") {
         for dropped_before in [false, true] {
             let old_clock = clock(MIDNIGHT);
             let old = Limiter::with_clock(parse(&policy), old_clock.clone());
             assert!(old.check_n("alice", 1_000).is_allowed(), "{policy}");
-            old_clock.advance(Duration::from_secs(3 * 86_400));
+            old_clock.advance(Duration::from_secs(3_600));
             if dropped_before {
                 old.shrink_to_fit();
             }
             let (clock, new) = restart(&old, MIDNIGHT);
             assert!(new.is_empty(), "{policy}");
-            // As if three days later: all there is, once.
+            // As if an hour later: all there is, once.
             assert!(new.check_n("alice", 1_000).is_allowed(), "{policy}");
-            clock.set(Tick::from_micros(MIDNIGHT + 3 * DAY));
+            clock.set(Tick::from_micros(MIDNIGHT + HOUR));
             assert!(!new.check("alice").is_allowed(), "{policy}");
         }
     }
@@ -509,6 +509,113 @@ fn a_list_of_limits_does_not_take_the_states_of_another() {
     assert_eq!(error.unwrap_err().to_string(), other);
 }
 
+const ALIKE: &str = "a snapshot cannot be restored: more of its fingerprints are alike than those \
+                     of keys can be";
+
+/// Tables in which keys were looked for one after the other, if there were so many keys in one: in
+/// a store of as many shards as this machine has, or of one.
+#[test]
+fn fingerprints_that_are_not_those_of_keys_are_refused() {
+    let read = |fingerprints: Vec<u64>| {
+        let mut json = json("10/h");
+        let state = json["states"][0][1].clone();
+        let state = |fingerprint| json!([fingerprint, state]);
+        json["states"] = fingerprints.into_iter().map(state).collect();
+        read(json).map(|limiter| limiter.len())
+    };
+    let of_one_table = |n: u64| n << 32;
+    let of_one_place = |n: u64| n << 24;
+    let in_each_shard = |n: u64| (n << 32) + ((n % 64) << 16);
+    let other = |n: u64| (n << 32) + ((1 + n % 15) << 16) + n * 40_503 % 65_536;
+    let in_one_shard = |n: u64| if n < 2_000 { (n << 32) + n * 4 } else { other(n) };
+    assert_eq!(read((0..1_024).map(of_one_table).collect()), Ok(1_024));
+    assert_eq!(read((0..1_025).map(of_one_table).collect()), Err(ALIKE.to_owned()));
+    assert_eq!(read((0..3_000).map(of_one_place).collect()), Err(ALIKE.to_owned()));
+    assert_eq!(read((0..3_000).map(in_each_shard).collect()), Err(ALIKE.to_owned()));
+    assert_eq!(read((0..20_000).map(in_one_shard).collect()), Err(ALIKE.to_owned()));
+    assert_eq!(read((2_000..20_000).map(in_one_shard).collect()), Ok(18_000));
+}
+
+#[test]
+fn those_of_any_number_of_keys_are_restored() {
+    for keys in [1, 100, 100_000] {
+        for cap in [usize::MAX, 10, 10_000] {
+            let old = Limiter::with_clock(parse("1/h"), clock(MIDNIGHT));
+            assert!((0..keys).all(|key| old.check(&key).is_allowed()));
+            let (_, new) = restart(&old, MIDNIGHT);
+            let new = new.max_keys(cap);
+            assert_eq!(new.len(), keys);
+            assert!((0..keys).all(|key| !new.check(&key).is_allowed()), "{keys}, {cap}");
+        }
+    }
+}
+
+const TOO_LATE: &str = "a snapshot cannot be restored: it was taken more than an hour later than \
+                        this program's clock";
+
+/// Sets the instant at `place` to an hour after the clock, which is accepted, and to later ones.
+fn assert_refused_if_late(json: &Value, place: &str, read: impl Fn(Value) -> Result<(), String>) {
+    for (later, result) in
+        [(HOUR, Ok(())), (HOUR + 1, Err(TOO_LATE.to_owned())), (10 * DAY, Err(TOO_LATE.to_owned()))]
+    {
+        let mut json = json.clone();
+        *json.pointer_mut(place).unwrap_or_else(|| panic!("{place}")) = json!(MIDNIGHT + later);
+        assert_eq!(read(json), result, "{place}, {later} later");
+    }
+}
+
+#[test]
+fn instants_later_than_the_clock_are_refused() {
+    assert_refused_if_late(&json("10/h"), "/dropped_at", |json| read(json).map(drop));
+    for policy in each_algorithm("10/d") {
+        let capped = Limiter::with_clock(parse(&policy), clock(MIDNIGHT)).max_keys(1);
+        for key in ["alice", "bob"] {
+            assert!(capped.check(key).is_allowed());
+        }
+        let json = serde_json::to_value(capped.snapshot()).unwrap();
+        for place in ["/states/0/1", "/shared"] {
+            let state = json.pointer(place).unwrap()["one"].as_object().unwrap();
+            let kind = state.keys().next().unwrap();
+            let place = format!("{place}/one/{kind}/1/last");
+            assert_refused_if_late(&json, &place, |json| read(json).map(drop));
+        }
+    }
+    let set = json("10/h; fixed_window 100/d");
+    assert_refused_if_late(&set, "/states/0/1/set/1/fixed_window/1/last", |json| {
+        read(json).map(drop)
+    });
+}
+
+#[test]
+fn so_are_those_of_limits_that_are_chosen_when_compiling() {
+    let limits = All((
+        TokenBucket::new(Quota::per_hour(10)),
+        All(vec![SlidingLog::new(Quota::per_hour(10)); 2]),
+    ));
+    let old = Limiter::with_clock(limits.clone(), clock(MIDNIGHT));
+    assert!(old.check("alice").is_allowed());
+    let json = serde_json::to_value(old.snapshot()).unwrap();
+    for place in ["/states/0/1/0/last", "/states/0/1/1/0/last", "/states/0/1/1/1/last"] {
+        assert_refused_if_late(&json, place, |json| {
+            let snapshot = serde_json::from_value(json).unwrap();
+            let new = Limiter::restore_with_clock(limits.clone(), clock(MIDNIGHT), snapshot);
+            new.map(drop).map_err(|error| error.to_string())
+        });
+    }
+}
+
+#[test]
+fn a_tiered_store_is_not_of_a_later_instant_than_the_clock() {
+    let old = TieredMemory::new(clock(MIDNIGHT));
+    assert!(Limiter::with_store(parse("10/h"), old.clone()).check("alice").is_allowed());
+    let json = serde_json::to_value(old.snapshot()).unwrap();
+    assert_refused_if_late(&json, "/dropped_at", |json| {
+        let snapshot: Snapshot<Dated<PolicyState>> = serde_json::from_value(json).unwrap();
+        let new = TieredMemory::restore(clock(MIDNIGHT), snapshot);
+        new.map(drop).map_err(|error| error.to_string())
+    });
+}
+
 /// Neither the seeds nor what is found by them.
 #[test]
 fn a_snapshot_is_shown_by_the_number_of_its_keys() {
@@ -567,12 +674,16 @@ proptest! {
     ) {
         let old_clock = clock(MIDNIGHT);
         let old = Limiter::with_clock(policy, old_clock.clone()).max_keys(100);
-        let mut now = MIDNIGHT;
+        let (mut now, mut latest) = (MIDNIGHT, MIDNIGHT);
         for (n, (at, operation)) in before.into_iter().enumerate() {
             now = if keys == 1 { at } else { at.max(now) };
+            latest = latest.max(now);
             old_clock.set(Tick::from_micros(now));
             let _ = old.decide(&(n % keys), operation);
         }
+        // A clock that is further back restores nothing.
+        now = now.max(latest - HOUR);
+        old_clock.set(Tick::from_micros(now));
         let (new_clock, new) = restart(&old, now);
         let new = new.max_keys(100);
         for (n, (pause, operation)) in later.into_iter().enumerate() {

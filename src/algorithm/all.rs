@@ -76,8 +76,8 @@ impl<A: Algorithm, B: Algorithm> Algorithm for All<(A, B)> {
         self.0.1.overdraw(&mut state.1, n, now);
     }
 
-    fn fits(&self, state: &Self::State) -> bool {
-        self.0.0.fits(&state.0) && self.0.1.fits(&state.1)
+    fn fits(&self, state: &Self::State, latest: Tick) -> bool {
+        self.0.0.fits(&state.0, latest) && self.0.1.fits(&state.1, latest)
     }
 
     fn each_fresh_after(&self, state: &Self::State, now: Tick, told: &mut Vec<u64>) {
@@ -180,9 +180,9 @@ impl<A: Algorithm> Algorithm for All<Vec<A>> {
         self.join(state, now, |limit, state| limit.debt(state, now), u64::max)
     }
 
-    fn fits(&self, state: &Self::State) -> bool {
+    fn fits(&self, state: &Self::State, latest: Tick) -> bool {
         self.has_length_of(state)
-            && self.0.iter().zip(state).all(|(limit, state)| limit.fits(state))
+            && self.0.iter().zip(state).all(|(limit, state)| limit.fits(state, latest))
     }
 
     fn each_fresh_after(&self, state: &Self::State, now: Tick, told: &mut Vec<u64>) {

@@ -119,11 +119,12 @@ pub trait Algorithm: Send + Sync {
         }
     }
 
-    /// Whether the state can be one of this algorithm's own: asked of those that a program finds
-    /// outside of itself, as in a snapshot. To be told where the algorithm panics on other
-    /// states; unless it is, all fit.
-    fn fits(&self, _state: &Self::State) -> bool {
-        true
+    /// Whether this algorithm can have written the state, at `latest` or before: asked of states
+    /// that come from outside of the program, as from a snapshot. A state that was written later
+    /// would stand still until then. To be written anew if the algorithm panics on states of other
+    /// limits, or if [`instant`](Self::instant) is not the one at which the state was written.
+    fn fits(&self, state: &Self::State, latest: Tick) -> bool {
+        self.instant(state, latest) <= latest
     }
 
     /// Adds what [`fresh_after`](Self::fresh_after) tells of each limit, in order. There is nothing

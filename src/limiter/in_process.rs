@@ -8,7 +8,7 @@ use super::{
 };
 use crate::clock::{Clock, MonotonicClock};
 #[cfg(feature = "serde")]
-use crate::error::{Error, Kind};
+use crate::error::Error;
 #[cfg(feature = "tokio")]
 use crate::store::Queued;
 #[cfg(feature = "serde")]
@@ -204,9 +204,7 @@ impl<L: Limits<()> + Uniform, C: Clock> Limiter<L, Memory<State<L>, C>> {
         clock: C,
         snapshot: Snapshot<State<L>>,
     ) -> Result<Self, Error> {
-        if !limits.with(&(), |algorithm| snapshot.all(|state| algorithm.fits(state))) {
-            return Err(Kind::Snapshot("its states are those of another set of limits").into());
-        }
+        limits.with(&(), |algorithm| snapshot.check_states(algorithm, clock.now()))?;
         Ok(Self::with_store(limits, Memory::restore(clock, snapshot)?))
     }
 }
@@ -238,10 +236,14 @@ impl<L: Limits<()> + Uniform> Limiter<L, Memory<State<L>>> {
     ///
     /// # Errors
     ///
-    /// Where this program hashes keys otherwise than the one that took the snapshot (on another kind
-    /// of machine, or with other versions of its libraries), where the states do not
-    /// [fit](Algorithm::fits) the limits, and where the snapshot is not what a store can have
-    /// written. A type of keys whose own `Hash` has changed is not noticed: its keys are new ones.
+    /// Fails if this program hashes keys otherwise than the one that took the snapshot (on another
+    /// kind of machine, or with other versions of its libraries), if the states do not
+    /// [fit](Algorithm::fits) the limits, or if the snapshot is not one that a store has written:
+    /// if fingerprints repeat, or more of them are alike than those of keys can be. Fails also if
+    /// an instant in it is more than an hour later than the clock, as its limits would stand still
+    /// until then; a clock may have been set back by as much.
+    ///
+    /// A type of keys whose own `Hash` has changed is not noticed: its keys are new ones.
     pub fn restore(limits: L, snapshot: Snapshot<State<L>>) -> Result<Self, Error> {
         Self::restore_with_clock(limits, MonotonicClock::default(), snapshot)
     }

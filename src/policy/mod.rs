@@ -365,6 +365,10 @@ impl Algorithm for Policy {
         change!(self, state, |choice, s| choice.overdraw(s, n, now));
     }
 
+    fn fits(&self, state: &PolicyState, latest: Tick) -> bool {
+        state.of_limits().iter().all(|state| state.written_at() <= latest)
+    }
+
     fn each_fresh_after(&self, state: &PolicyState, now: Tick, told: &mut Vec<u64>) {
         self.join(state, |limit, s| limit.each_fresh_after(s, now, told), |(), ()| ());
     }
@@ -601,6 +605,10 @@ impl LimitState {
         }
     }
 
+    fn written_at(&self) -> Tick {
+        self.consumed().1
+    }
+
     /// A state of this algorithm in which as many units are taken.
     fn taken_by<A: Algorithm>(&self, algorithm: &A) -> A::State {
         let mut state = A::State::default();
@@ -689,6 +697,10 @@ impl Algorithm for Limit {
 
     fn overdraw(&self, state: &mut LimitState, n: u64, now: Tick) {
         change_limit!(self, state, |a, s| a.overdraw(s, n, now));
+    }
+
+    fn fits(&self, state: &LimitState, latest: Tick) -> bool {
+        state.written_at() <= latest
     }
 
     fn fresh_after(&self, state: &LimitState, now: Tick) -> u64 {

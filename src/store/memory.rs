@@ -2,9 +2,11 @@ use super::key_hasher::KeyHasher;
 #[cfg(feature = "tokio")]
 use super::queue::{self, Queued, Queues};
 use super::read_mostly::{ReadGuard, ReadMostly};
+#[cfg(feature = "serde")]
+use super::shard::are_spread;
 use super::shard::{KEYS_PER_TABLE, Shard};
 #[cfg(feature = "serde")]
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, refuse};
 use super::sync::pause;
 use super::table::Found;
 use super::{InProcess, States, Store};
@@ -12,7 +14,7 @@ use crate::algorithm::Algorithm;
 use crate::clock::{Clock, MonotonicClock, Tick};
 use crate::decision::{Decision, Outcome};
 #[cfg(feature = "serde")]
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::limiter::{Limits, StoreFor, Uniform};
 use crate::operation::{Operation, peek};
 use std::convert::Infallible;
@@ -66,6 +68,9 @@ struct Shared<T> {
 const MIN_SHARDS: usize = 16;
 const MAX_SHARDS: usize = 64;
 
+/// Bits of a fingerprint below those that choose the shard.
+const SHARD_SHIFT: u32 = 16;
+
 fn empty_shards<T: Default>(count: usize, dropped_at: Tick) -> Box<[ReadMostly<Shard<T>>]> {
     (0..count).map(|_| ReadMostly::new(Shard::new(dropped_at))).collect()
 }
@@ -105,7 +110,7 @@ impl<T: Default, C: Clock> Memory<T, C> {
     /// highest ones the place in the table.
     #[inline]
     fn shard(&self, fingerprint: u64) -> &ReadMostly<Shard<T>> {
-        &self.shards[(fingerprint >> 16) as usize & self.shard_mask]
+        &self.shards[(fingerprint >> SHARD_SHIFT) as usize & self.shard_mask]
     }
 
     /// Puts in the state of a key that has none; returns whether it had none.
@@ -411,6 +416,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     /// shared state, as if this one had the highest.
     pub(crate) fn restore(clock: C, snapshot: Snapshot<T>) -> Result<Self, Error> {
         let hasher = snapshot.hasher()?;
+        snapshot.check_dropped_at(clock.now())?;
         let Snapshot { dropped_at, shared, states, .. } = snapshot;
         let keys = AtomicUsize::new(states.len());
         let with_cap = |state| {
@@ -419,11 +425,15 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         };
         let store = Self { hasher, cap: shared.map(with_cap), ..Self::new(clock) };
         for shard in &store.shards {
-            shard.write(|shard| shard.dropped_at = dropped_at.min(Tick::MAX));
+            shard.write(|shard| shard.dropped_at = dropped_at);
+        }
+        let fingerprints = states.iter().map(|(fingerprint, _)| *fingerprint).collect();
+        if !are_spread(fingerprints, SHARD_SHIFT..SHARD_SHIFT + store.shards.len().ilog2()) {
+            return refuse("more of its fingerprints are alike than those of keys can be");
         }
         for (fingerprint, state) in states {
             if fingerprint > Shard::<T>::MAX_FINGERPRINT || !store.put(fingerprint, state) {
-                return Err(Kind::Snapshot("its fingerprints are not those of a store").into());
+                return refuse("its fingerprints are not those of a store");
             }
         }
         Ok(store)

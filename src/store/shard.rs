@@ -2,6 +2,8 @@
 
 use super::table::{Found, Place, Table};
 use crate::clock::Tick;
+#[cfg(feature = "serde")]
+use std::ops::Range;
 
 /// The states of the keys of one shard, by their fingerprints.
 ///
@@ -32,6 +34,33 @@ const MAX_TABLES: usize = 1 << 16;
 
 /// When there is no room for new keys, looking for it takes no longer than deciding on them.
 const MICROS_BETWEEN_SWEEPS: u64 = 1_000;
+
+/// Whether no table becomes much fuller than random fingerprints make it, in one shard, or in two,
+/// four and so on, which these bits choose: what is done in a table takes time by how full it is.
+#[cfg(feature = "serde")]
+pub(super) fn are_spread(fingerprints: Vec<u64>, mut shard_bits: Range<u32>) -> bool {
+    are_spread_in_one(&fingerprints)
+        && shard_bits.next().is_none_or(|bit| {
+            let is_of_one = |fingerprint: &u64| fingerprint >> bit & 1 == 1;
+            let halves: (Vec<u64>, Vec<u64>) = fingerprints.into_iter().partition(is_of_one);
+            are_spread(halves.0, shard_bits.clone()) && are_spread(halves.1, shard_bits)
+        })
+}
+
+/// The tables of a shard have less than twice [`KEYS_PER_TABLE`] on average. Of random keys, more
+/// than twice that average come together in one of them once in 10^75 times.
+#[cfg(feature = "serde")]
+#[allow(clippy::cast_possible_truncation, reason = "the lowest bits are all that is needed")]
+fn are_spread_in_one(fingerprints: &[u64]) -> bool {
+    let tables = 1 << (fingerprints.len() / KEYS_PER_TABLE).clamp(1, MAX_TABLES).ilog2();
+    let most = 2 * (2 * KEYS_PER_TABLE).max(fingerprints.len() / tables);
+    let mut lens = vec![0; tables];
+    fingerprints.iter().all(|fingerprint| {
+        let len = &mut lens[*fingerprint as usize & (tables - 1)];
+        *len += 1;
+        *len <= most
+    })
+}
 
 /// A fingerprint without its lowest bit.
 #[inline]

@@ -1,6 +1,7 @@
 //! The states of a store, to be written down and restored.
 
 use super::key_hasher::KeyHasher;
+use crate::algorithm::Algorithm;
 use crate::clock::Tick;
 use crate::error::{Error, Kind};
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -40,6 +41,18 @@ fn known_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Er
     }
 }
 
+/// How far a clock may have been set back since a snapshot was taken.
+const SET_BACK_MICROS: u64 = 3_600_000_000;
+const TOO_LATE: &str = "it was taken more than an hour later than this program's clock";
+
+const fn latest(now: Tick) -> Tick {
+    now.saturating_add(SET_BACK_MICROS)
+}
+
+pub(super) fn refuse<R>(reason: &'static str) -> Result<R, Error> {
+    Err(Kind::Snapshot(reason).into())
+}
+
 impl<T> Snapshot<T> {
     pub(super) fn new(
         hasher: &KeyHasher,
@@ -57,15 +70,29 @@ impl<T> Snapshot<T> {
         if hasher.check() == self.check {
             return Ok(hasher);
         }
-        Err(Kind::Snapshot(
+        refuse(
             "it was taken by a program that hashes keys otherwise, on another kind of machine or with \
              other versions of its libraries",
         )
-        .into())
     }
 
-    pub(crate) fn all(&self, is: impl Fn(&T) -> bool) -> bool {
-        self.shared.iter().chain(self.states.iter().map(|(_, state)| state)).all(is)
+    /// Refuses states that `algorithm` does not write, or has not written by `now`.
+    pub(crate) fn check_states<A>(&self, algorithm: &A, now: Tick) -> Result<(), Error>
+    where
+        A: Algorithm<State = T>,
+    {
+        let states = || self.shared.iter().chain(self.states.iter().map(|(_, state)| state));
+        let fit = |latest| states().all(|state| algorithm.fits(state, latest));
+        if !fit(Tick::MAX) {
+            return refuse("its states are those of another set of limits");
+        }
+        if fit(latest(now)) { Ok(()) } else { refuse(TOO_LATE) }
+    }
+
+    /// Refuses to have dropped states later than `now`: keys without a state would stand still
+    /// until then.
+    pub(super) fn check_dropped_at(&self, now: Tick) -> Result<(), Error> {
+        if self.dropped_at <= latest(now) { Ok(()) } else { refuse(TOO_LATE) }
     }
 
     /// How many keys have a state in it.

@@ -134,8 +134,8 @@ impl<T: Clone + Default + Send, C: Clock> TieredMemory<T, C> {
     ///
     /// # Errors
     ///
-    /// Where this program hashes keys otherwise than the one that took the snapshot, and where the
-    /// snapshot is not what a store can have written.
+    /// As [`Limiter::restore`](crate::Limiter::restore), but that nothing is known of the states:
+    /// it cannot fail for one that was written later than the clock, or by other limits.
     pub fn restore(clock: C, snapshot: Snapshot<Dated<T>>) -> Result<Self, Error> {
         Ok(Self::of(Memory::restore(clock, snapshot)?))
     }
