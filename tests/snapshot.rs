@@ -462,6 +462,7 @@ fn states_that_no_limiter_writes_are_refused() {
         (counter, "sliding_window_counter/1/previous", json!(most + 1), "more than can be counted"),
         (counter, "sliding_window_counter/1/start", json!(late), "later than any instant"),
         (counter, "sliding_window_counter/1/last", json!(late), "later than any instant"),
+        (counter, "sliding_window_counter/1/start", json!(MIDNIGHT + 1), "after it was written"),
         (counter, "sliding_window_counter/1", json!({}), "missing field"),
         ("sliding_log 10/h", "sliding_log/1/last", json!(late), "later than any instant"),
         ("sliding_log 10/h", "sliding_log/1/last", json!(MIDNIGHT - 1), disorder),

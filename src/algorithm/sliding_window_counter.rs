@@ -48,6 +48,7 @@ pub struct SlidingWindowCounter {
 /// it can have been, which never lets through more than that quota would have.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(remote = "Self"))]
 pub struct SlidingWindowCounterState {
     #[cfg_attr(feature = "serde", serde(deserialize_with = "super::serde::units"))]
     previous: u64,
@@ -226,6 +227,29 @@ impl Algorithm for SlidingWindowCounter {
 
     fn describe(&self) -> Vec<Description> {
         vec![Description { name: None, limit: self.limit(), window: Some(self.quota.period()) }]
+    }
+}
+
+#[cfg(feature = "serde")]
+mod written {
+    use super::SlidingWindowCounterState;
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::{Serialize, Serializer};
+
+    impl Serialize for SlidingWindowCounterState {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            Self::serialize(self, serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for SlidingWindowCounterState {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let state = Self::deserialize(deserializer)?;
+            if state.start > state.last {
+                return Err(D::Error::custom("a counter's window begins after it was written"));
+            }
+            Ok(state)
+        }
     }
 }
 
