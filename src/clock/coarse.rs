@@ -1,4 +1,5 @@
 use super::{Clock, MonotonicClock, Tick};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -10,6 +11,9 @@ use std::{io, thread};
 ///
 /// It is late by up to its resolution, and by what the operating system makes the thread wait
 /// on top. Units may come back so much too late, also after a stated wait; never too early.
+///
+/// Only the thread that calls `fork` goes on in the child, where this clock stands still: start one
+/// after forking.
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,13 +27,22 @@ use std::{io, thread};
 #[derive(Clone, Debug)]
 pub struct CoarseClock(Arc<AtomicU64>);
 
+/// Shorter sleeps take up a whole processor; longer ones keep units back, and the thread alive
+/// when the clock is dropped.
+const RESOLUTIONS: RangeInclusive<Duration> = Duration::from_micros(1)..=Duration::from_secs(1);
+
 impl CoarseClock {
-    /// A clock that is set every `resolution`.
+    /// A clock that is set every `resolution`: 1 µs to 1 s.
     ///
     /// # Errors
     ///
-    /// Where no thread can be started.
+    /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if the resolution is out of range,
+    /// and if no thread can be started.
     pub fn start(resolution: Duration) -> io::Result<Self> {
+        if !RESOLUTIONS.contains(&resolution) {
+            let message = format!("a clock's resolution must be 1 µs to 1 s, not {resolution:?}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let clock = MonotonicClock::default();
         let now = Arc::new(AtomicU64::new(clock.now().as_micros()));
         let set = Arc::downgrade(&now);

@@ -217,6 +217,21 @@ mod tests {
 
     #[cfg(feature = "memory")]
     #[test]
+    fn a_coarse_clock_is_set_every_microsecond_to_every_second() {
+        let start = |nanos| CoarseClock::start(Duration::from_nanos(nanos));
+        for nanos in [1_000, 1_000_000_000] {
+            assert!(start(nanos).is_ok(), "{nanos}");
+        }
+        for (nanos, not) in [(0, "0ns"), (999, "999ns"), (1_000_000_001, "1.000000001s")] {
+            let error = start(nanos).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+            let message = format!("a clock's resolution must be 1 µs to 1 s, not {not}");
+            assert_eq!(error.to_string(), message);
+        }
+    }
+
+    #[cfg(feature = "memory")]
+    #[test]
     fn the_monotonic_clock_reads_the_wall_clock_and_never_goes_back() {
         let wall = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
         let clock = MonotonicClock::default();
