@@ -71,6 +71,11 @@ const MAX_SHARDS: usize = 64;
 /// Bits of a fingerprint below those that choose the shard.
 const SHARD_SHIFT: u32 = 16;
 
+fn most_shards() -> usize {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    (threads * 8).next_power_of_two().clamp(MIN_SHARDS, MAX_SHARDS)
+}
+
 fn empty_shards<T: Default>(count: usize, dropped_at: Tick) -> Box<[ReadMostly<Shard<T>>]> {
     (0..count).map(|_| ReadMostly::new(Shard::new(dropped_at))).collect()
 }
@@ -92,9 +97,7 @@ impl<T: Default, C: Clock> Memory<T, C> {
     /// A store without any state, that takes its time from `clock`.
     #[must_use]
     pub fn new(clock: C) -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = (threads * 8).next_power_of_two().clamp(MIN_SHARDS, MAX_SHARDS);
-        let shards = empty_shards(shards, Tick::default());
+        let shards = empty_shards(most_shards(), Tick::default());
         Self {
             shard_mask: shards.len() - 1,
             shards,
@@ -141,7 +144,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
         let shared = shared.unwrap_or_else(|| ReadMostly::new(Shared::default()));
         let cap = Cap { max_keys: keys, keys: len, shared };
         // Room is looked for in two tables: where there are few keys, that should be most of them.
-        let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(self.shards.len());
+        let shards = (keys / KEYS_PER_TABLE).next_power_of_two().min(most_shards());
         let dropped_at = self.shards.iter().map(|shard| shard.read().dropped_at).max();
         let shards = empty_shards(shards, dropped_at.unwrap_or_default());
         let store = Self {
@@ -669,6 +672,17 @@ mod tests {
         let [first, second] = [(); 2].map(|()| memory::<()>());
         assert_eq!(first.fingerprint("a"), first.fingerprint("a"));
         assert_ne!(first.fingerprint("a"), second.fingerprint("a"));
+    }
+
+    #[test]
+    fn of_two_caps_the_last_one_holds() {
+        let shards = |caps: &[usize]| {
+            let store = caps.iter().fold(memory::<()>(), |store, cap| store.max_keys(*cap));
+            store.shard_count()
+        };
+        assert_eq!(shards(&[10]), 1);
+        assert_eq!(shards(&[10, 1_000_000]), shards(&[]));
+        assert_eq!(shards(&[1_000_000, 10]), 1);
     }
 
     /// Small enough for Miri, and with all that is done without a lock of its own: keys are looked up
