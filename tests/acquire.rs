@@ -86,6 +86,22 @@ async fn a_cost_above_the_limit_fails_at_once_and_a_cost_of_nothing_passes() {
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
+/// Under a cap, of keys that there is no place for: what others have used is not there for them.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_behind_others_is_foreseen_from_the_shared_budget() {
+    let clock = TokioClock::start_at(Tick::from_micros(MIDNIGHT));
+    let policy = parse("token_bucket 10/s burst 3");
+    let limiter = Arc::new(Limiter::with_clock(policy, clock).max_keys(1));
+    assert!(limiter.check_n("alice", 1).is_allowed());
+    assert!(limiter.check_n("mallory", 3).is_allowed());
+    let mut tasks = JoinSet::new();
+    spawn(&mut tasks, &limiter, 0, 2).await;
+    let start = Instant::now();
+    let refused = limiter.acquire_n("k", 1).within(millis(250)).await;
+    assert_eq!(refused.outcome(), Outcome::Denied(millis(300)));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
 /// (units, done after ms), in the order in which they came.
 #[tokio::test(start_paused = true)]
 async fn each_goes_in_its_turn() {

@@ -431,3 +431,30 @@ fn a_refusal_leaves_the_state_of_another_policy_alone() {
         assert_eq!(format!("{state:?}"), before, "{old} {new}");
     }
 }
+
+/// Under a cap, what keys without a place have used too.
+#[test]
+fn the_shared_budget_is_carried_like_any_other() {
+    for (carry, left) in [(Carry::AsIs, 0), (Carry::InProportion, 8), (Carry::Reset, 20)] {
+        let limiter = live("token_bucket 100/h", &clock()).max_keys(1);
+        assert!(limiter.check("alice").is_allowed());
+        assert_eq!(limiter.check_n("mallory", 60).remaining(), 40);
+        limiter.replace_with(parse("token_bucket 20/h"), carry);
+        assert_eq!(limiter.peek("trudy").remaining(), left, "{carry:?}");
+    }
+}
+
+/// Of more units than a slower limit works off in that time.
+#[test]
+fn a_debt_of_replaced_limits_ends_within_fifty_years() {
+    for slow in ["token_bucket 1/d", "leaky_bucket 1/d", "leaky_bucket 1/d nodelay"] {
+        let clock = clock();
+        let limiter = live("token_bucket 1000000/s", &clock);
+        let _ = limiter.debit("k", 1_000_000_000_000);
+        limiter.replace(parse(slow));
+        let fifty_years = 50 * 365 * DAY;
+        assert_eq!(micros(limiter.peek("k").reset_after()), fifty_years, "{slow}");
+        clock.advance(Duration::from_micros(fifty_years));
+        assert_eq!(limiter.peek("k").remaining(), 1, "{slow}");
+    }
+}

@@ -496,3 +496,34 @@ fn one_busy_key_leaves_the_others_of_its_shard_alone() {
     });
     assert_eq!(limiter.peek("busy").remaining(), 1_000 - 2 - WAITING as u64);
 }
+
+/// Keys whose states were dropped are not granted what they used before, by a clock that goes back.
+#[test]
+fn a_cap_does_not_forget_when_states_were_dropped() {
+    for text in POLICIES {
+        let clock = frozen();
+        let start = clock.now();
+        let limiter = Limiter::with_clock(text.parse::<Policy>().unwrap(), clock.clone());
+        assert!(limiter.check_n("alice", 1_000).is_allowed());
+        clock.advance(Duration::from_secs(1_100 * 86_400));
+        let later = clock.now();
+        limiter.shrink_to_fit();
+        assert!(limiter.is_empty(), "{text}");
+        clock.set(start);
+        let limiter = limiter.max_keys(1_000);
+        assert!(limiter.check_n("alice", 1_000).is_allowed(), "{text}");
+        clock.set(later);
+        assert!(!limiter.check_n("alice", 1_000).is_allowed(), "{text}");
+    }
+}
+
+#[test]
+fn what_a_settlement_overdraws_is_kept_in_a_store_for_tiers() {
+    let clock = frozen();
+    let store = TieredMemory::new(clock.clone());
+    let limiter = Limiter::with_store(TokenBucket::new(Quota::per_hour(10)), store.clone());
+    assert_eq!(limiter.reserve("alice", 1).settle_now(10).remaining(), 0);
+    clock.advance(Duration::from_secs(1_800));
+    store.shrink_to_fit();
+    assert_eq!(limiter.peek("alice").remaining(), 5);
+}
