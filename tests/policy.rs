@@ -155,6 +155,21 @@ fn wrong_texts_are_told_where_and_what_was_expected() {
     assert!("token_bucket 1/d burst 18250".parse::<Policy>().is_ok());
 }
 
+/// However many limits there are: the error is about the first one whose name repeats.
+#[test]
+fn the_first_name_that_repeats_is_refused() {
+    let limit = |n: u64| format!("{n}: 10/s");
+    let names = (0..50_000).chain([40_000, 7, 40_000]);
+    let text = names.map(limit).collect::<Vec<_>>().join(";");
+    let error = text.parse::<Policy>().unwrap_err();
+    let reason = "two limits of one policy are named \"40000\": give each a name of its own";
+    assert!(error.to_string().ends_with(reason), "{error}");
+    assert_eq!(&text[error.span().unwrap()], "40000: 10/s");
+    assert_eq!(text[..error.span().unwrap().start].matches(';').count(), 50_000);
+    let different = (0..50_000).map(limit).collect::<Vec<_>>().join(";");
+    assert_eq!(different.parse::<Policy>().unwrap().limits().len(), 50_000);
+}
+
 #[derive(Debug, Deserialize)]
 struct Config {
     policy: Policy,

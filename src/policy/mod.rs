@@ -15,6 +15,7 @@ use crate::algorithm::{
 use crate::clock::Tick;
 use crate::decision::Decision;
 use crate::error::{Error, Kind};
+use std::collections::HashSet;
 
 /// One or several limits, chosen at run time: an algorithm that is read from a text.
 ///
@@ -113,9 +114,9 @@ impl Policy {
     /// Where there is no limit, or where two of them have the same name.
     pub fn all(limits: impl IntoIterator<Item = Limit>) -> Result<Self, Error> {
         let mut limits: Vec<Limit> = limits.into_iter().collect();
-        let names: Vec<Name> = limits.iter().map(Limit::label).collect();
-        for (index, name) in names.iter().enumerate() {
-            if names[..index].contains(name) {
+        let mut names = HashSet::with_capacity(limits.len());
+        for (index, limit) in limits.iter().enumerate() {
+            if let Some(name) = names.replace(limit.label()) {
                 return Err(Kind::SameName { name: name.to_string(), index }.into());
             }
         }
