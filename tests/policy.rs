@@ -209,6 +209,17 @@ fn configuration_files_hold_texts_tables_or_lists_of_them() {
     }
 }
 
+/// One that does not say whether a text or a table follows.
+#[test]
+fn a_binary_format_holds_texts() {
+    let policy: Policy = "burst: token_bucket 10/s burst 20; sliding_log 5000/d".parse().unwrap();
+    let config = (policy.limits()[1].clone(), policy, Quota::per_second(3));
+    let bytes = postcard::to_stdvec(&config).unwrap();
+    assert_eq!(postcard::from_bytes::<(Limit, Policy, Quota)>(&bytes).unwrap(), config);
+    let bytes = postcard::to_stdvec("10/fortnight").unwrap();
+    assert!(postcard::from_bytes::<Policy>(&bytes).is_err());
+}
+
 #[test]
 fn wrong_configurations_are_refused_with_a_reason() {
     let table = [

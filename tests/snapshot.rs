@@ -15,7 +15,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 use tollgate::{
-    Algorithm, All, Carry, Clock, Dated, FixedWindow, Limiter, Live, ManualClock, Memory,
+    Algorithm, All, Carry, Clock, Dated, Decision, FixedWindow, Limiter, Live, ManualClock, Memory,
     Operation, Policy, PolicyState, Quota, SlidingLog, SlidingWindowCounter, Snapshot, Tick,
     TieredMemory, TokenBucket,
 };
@@ -138,6 +138,27 @@ fn so_does_one_whose_algorithm_is_chosen_when_compiling() {
     assert_restored(SlidingWindowCounter::new(hourly));
     assert_restored(All((TokenBucket::new(hourly), SlidingLog::new(daily))));
     assert_restored(All(vec![SlidingLog::new(hourly), SlidingLog::new(daily)]));
+}
+
+/// TOML need not have numbers from 2^63 on; postcard does not say what follows.
+#[test]
+fn toml_and_postcard_hold_snapshots_too() {
+    for policy in policies() {
+        let old = Limiter::with_clock(policy.clone(), clock(MIDNIGHT)).max_keys(100);
+        assert!((0..200).map(|key| old.check(&key)).filter(Decision::is_allowed).count() > 100);
+        let snapshot = old.snapshot();
+        let toml = toml::to_string(&snapshot).unwrap();
+        let bytes = postcard::to_stdvec(&snapshot).unwrap();
+        let reread: [Snapshot<PolicyState>; 2] =
+            [toml::from_str(&toml).unwrap(), postcard::from_bytes(&bytes).unwrap()];
+        for snapshot in reread {
+            let new = Limiter::restore_with_clock(policy.clone(), clock(MIDNIGHT), snapshot);
+            let new = new.unwrap().max_keys(100);
+            for key in 0..300 {
+                assert_eq!(new.peek(&key), old.peek(&key), "{policy}");
+            }
+        }
+    }
 }
 
 #[test]

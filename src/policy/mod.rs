@@ -52,7 +52,7 @@ use std::collections::HashSet;
 /// ```
 ///
 /// `quota` is required. `burst` goes with `token_bucket`, `capacity` and `nodelay = true` with
-/// `leaky_bucket`.
+/// `leaky_bucket`. Binary formats (postcard, bincode, CBOR, MessagePack) hold the text alone.
 ///
 /// # Examples
 ///

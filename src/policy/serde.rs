@@ -127,16 +127,30 @@ impl<'de> Visitor<'de> for TextOrTable<Policy> {
     }
 }
 
-/// From a text or a table.
-impl<'de> Deserialize<'de> for Limit {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextOrTable(std::marker::PhantomData::<Limit>))
+/// A format that is not for humans may not say whether a text or a table follows: it holds a text.
+fn text_or_table<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    TextOrTable<T>: Visitor<'de, Value = T>,
+{
+    let visitor = TextOrTable(std::marker::PhantomData);
+    if deserializer.is_human_readable() {
+        deserializer.deserialize_any(visitor)
+    } else {
+        deserializer.deserialize_str(visitor)
     }
 }
 
-/// From a text, a table, or a list of either.
+/// From a text, or in a format for humans from a table.
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text_or_table(deserializer)
+    }
+}
+
+/// From a text, or in a format for humans from a table or a list of either.
 impl<'de> Deserialize<'de> for Policy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextOrTable(std::marker::PhantomData::<Policy>))
+        text_or_table(deserializer)
     }
 }

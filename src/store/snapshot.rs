@@ -12,9 +12,10 @@ use std::fmt;
 /// [`Limiter::restore`](crate::Limiter::restore), or from and to a
 /// [`TieredMemory`](crate::TieredMemory).
 ///
-/// `serde` writes it in any format and reads it again. It holds no keys, but the seed that they are
-/// hashed under, so it is to be kept as a secret: whoever reads it can find keys that share a budget,
-/// and test for any key whether it was in use; whoever writes it sets everybody's budget.
+/// `serde` writes it in any format that has whole numbers up to 2^64 - 1 and reads it again. (TOML
+/// does not promise them, but the crate `toml` 1 has them.) It holds no keys, but the seed that
+/// they are hashed under, so it is to be kept as a secret: whoever reads it can find keys that share
+/// a budget, and test for any key whether it was in use; whoever writes it sets everybody's budget.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 pub struct Snapshot<T> {
     #[serde(deserialize_with = "known_format")]
