@@ -52,8 +52,9 @@ use std::time::Duration;
 /// - Time that goes backwards stands still: a state that was written at an instant reads, at
 ///   any earlier one, as it does at that instant. Only a fresh state has no instant.
 pub trait Algorithm: Send + Sync {
-    /// What is kept for each key. The default is the fresh state of a key that was never seen
-    /// before: it says nothing, not even a time.
+    /// What is kept for each key. The default is the state of a key that was never seen before:
+    /// nothing is used, and no instant is known. Neither its `default` nor its `drop` may panic: a
+    /// store that is moving states would lose others with it.
     type State: Clone + Default + Send + Sync;
 
     /// The most units that can ever be taken at once; at least 1.
