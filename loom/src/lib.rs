@@ -8,29 +8,48 @@ mod sync {
     pub(crate) use loom::thread::yield_now as pause;
 }
 
-/// On loom's mutex, whose waiters loom does not run in vain.
+/// On loom's mutex, whose waiters loom does not run in vain; and a flag beside it, as loom takes a
+/// thread that tries the mutex to wait for it.
 mod bit {
+    use loom::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use loom::sync::{Mutex, MutexGuard};
 
-    pub(crate) struct Bit(Mutex<()>);
+    pub(crate) struct Bit {
+        lock: Mutex<()>,
+        is_held: AtomicBool,
+    }
 
-    pub(crate) type Held<'a> = MutexGuard<'a, ()>;
+    pub(crate) struct Held<'a> {
+        is_held: &'a AtomicBool,
+        _lock: MutexGuard<'a, ()>,
+    }
 
     impl Bit {
         pub(crate) fn new() -> Self {
-            Self(Mutex::new(()))
+            Self { lock: Mutex::new(()), is_held: AtomicBool::new(false) }
         }
 
         pub(crate) fn is_held(&self) -> bool {
-            self.0.try_lock().is_err()
+            self.is_held.load(Relaxed)
         }
 
         pub(crate) fn try_hold(&self) -> Option<Held<'_>> {
-            self.0.try_lock().ok()
+            self.lock.try_lock().ok().map(|lock| self.held(lock))
         }
 
         pub(crate) fn hold(&self) -> Held<'_> {
-            self.0.lock().unwrap()
+            self.held(self.lock.lock().unwrap())
+        }
+
+        fn held<'a>(&'a self, lock: MutexGuard<'a, ()>) -> Held<'a> {
+            self.is_held.store(true, Relaxed);
+            Held { is_held: &self.is_held, _lock: lock }
+        }
+    }
+
+    impl Drop for Held<'_> {
+        fn drop(&mut self) {
+            self.is_held.store(false, Relaxed);
         }
     }
 }

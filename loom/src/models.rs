@@ -15,6 +15,14 @@ fn spawn(number: usize, work: impl FnOnce() + 'static) -> thread::JoinHandle<()>
     })
 }
 
+/// Each order in which threads lose the processor up to three times, but where they wait: all orders
+/// take too long.
+fn three_threads(model: impl Fn() + Send + Sync + 'static) {
+    let mut orders = loom::model::Builder::new();
+    orders.preemption_bound = Some(3);
+    orders.check(model);
+}
+
 fn lock(slot: &Slot<u64>) -> SlotGuard<'_, u64> {
     loop {
         if let Some(state) = slot.lock_soon(TAG) {
@@ -59,7 +67,7 @@ fn a_locked_slot_can_be_found() {
 
 #[test]
 fn who_looks_sees_a_change_whole_or_not_at_all() {
-    loom::model(|| {
+    three_threads(|| {
         let value = Arc::new(ReadMostly::new((0, 0)));
         let threads = [0, 1].map(|number| {
             let value = Arc::clone(&value);
@@ -113,7 +121,7 @@ fn threads_of_one_number_look_at_once() {
 /// changes the table. Who finds it locked does not look at the table while it waits.
 #[test]
 fn a_state_that_is_moved_meanwhile_loses_no_change() {
-    loom::model(|| {
+    three_threads(|| {
         let table = Arc::new(ReadMostly::new(Box::new(Slot::new(TAG, 0))));
         let threads = [0, 1].map(|number| {
             let table = Arc::clone(&table);

@@ -35,26 +35,26 @@ impl<T> ReadMostly<T> {
 
     #[inline(always)]
     pub(super) fn read(&self) -> ReadGuard<'_, T> {
-        if self.is_waited_for.is_held() {
-            self.give_way();
-        }
-        let held = self.locks[thread_number()].try_hold().unwrap_or_else(|| self.hold_any());
+        let held = match self.locks[thread_number()].try_hold() {
+            Some(held) if !self.is_waited_for.is_held() => held,
+            held => self.hold_any(held),
+        };
         ReadGuard { value: self.value.get(), _held: held }
     }
 
-    /// Lets a thread that waits go first, once: so that threads which change the value all the time do
-    /// not keep this one from looking.
+    /// Gives way to a thread that waits, once: so that threads which change the value all the time do
+    /// not keep this one from looking. Then takes the first lock that is free, which is this thread's
+    /// own from now on: whoever holds the one that was may have lost the processor, or always come at
+    /// the same time.
     #[cold]
-    fn give_way(&self) {
-        let is_done = || (!self.is_waited_for.is_held()).then_some(());
-        attempt_for_a_while(is_done).unwrap_or_else(pause);
-    }
-
-    /// Takes the first lock that is free, which is this thread's from now on: whoever holds the one
-    /// that was may have lost the processor, or always come at the same time.
-    #[cold]
-    fn hold_any(&self) -> Held<'_> {
-        let first = thread_number() + 1;
+    #[inline(never)]
+    fn hold_any(&self, held: Option<Held<'_>>) -> Held<'_> {
+        drop(held);
+        if self.is_waited_for.is_held() {
+            let is_done = || (!self.is_waited_for.is_held()).then_some(());
+            attempt_for_a_while(is_done).unwrap_or_else(pause);
+        }
+        let first = thread_number();
         let attempt = || {
             (first..first + LOCKS).find_map(|number| {
                 let held = self.locks[number % LOCKS].try_hold()?;
