@@ -558,6 +558,37 @@ async fn whoever_comes_after_the_deadline_is_denied_and_charged_nothing() {
 
 /// What was foreseen for it does not count any more when the key is reset.
 #[tokio::test(start_paused = true)]
+async fn a_departure_that_was_late_is_counted_in_the_stated_waits() {
+    let limiter = limiter("token_bucket 10/s burst 1");
+    assert!(limiter.check("k").is_allowed());
+    let [mut first, mut second] = [(); 2].map(|()| Box::pin(limiter.acquire("k").into_future()));
+    poll_once(first.as_mut());
+    poll_once(second.as_mut());
+    assert_eq!(limiter.check("k").retry_after(), Some(millis(300)));
+    advance(millis(150)).await;
+    // It counts from 148 ms, as timers may be late by two.
+    assert!(first.await.is_allowed());
+    assert_eq!(limiter.check("k").retry_after(), Some(millis(348 - 150)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_goes_after_all_is_counted_in_the_stated_waits() {
+    let limiter = limiter("token_bucket 10/s burst 2");
+    assert!(limiter.check_n("k", 2).is_allowed());
+    let mut waiting = [(); 3].map(|()| Box::pin(limiter.acquire("k").into_future()));
+    waiting.iter_mut().for_each(|waiting| poll_once(waiting.as_mut()));
+    let _ = limiter.refund("k", 2);
+    advance(millis(50)).await;
+    // As if the first did not go, but the other two, when it is passed over.
+    assert_eq!(limiter.check("k").retry_after(), Some(millis(1_100 - 50)));
+    let [first, _second, _third] = waiting;
+    assert!(first.await.is_allowed());
+    advance(millis(10)).await;
+    // As if the second did not go, but the third.
+    assert_eq!(limiter.check("k").retry_after(), Some(millis(1_050 - 60)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_that_was_to_wait_for_an_hour_does_not_hold_up_a_key_that_is_reset() {
     let limiter = limiter("token_bucket 1/h burst 10");
     assert!(limiter.check_n("k", 10).is_allowed());

@@ -39,6 +39,10 @@ fn memory() {
     a_question_to_a_long_log_allocates_nothing();
     a_settlement_in_a_long_log_writes_a_few_chunks();
     debts_of_a_log_take_few_bytes();
+    #[cfg(feature = "tokio")]
+    waiters::a_waiter_copies_no_log();
+    #[cfg(feature = "tokio")]
+    waiters::queues_that_have_gone_give_their_memory_back();
     a_million_keys_at_a_cap_take_no_more_than_it();
     idle_keys_make_room(TokenBucket::new(Quota::per_minute(100)));
     idle_keys_make_room(SlidingLog::new(Quota::per_minute(100)));
@@ -220,6 +224,70 @@ fn debts_of_a_log_take_few_bytes() {
     }
     let bytes = LIVE_BYTES.load(Relaxed) - before;
     assert!(bytes <= 400, "{bytes} bytes for 100,000 debits");
+}
+
+#[cfg(feature = "tokio")]
+mod waiters {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use tollgate::Acquire;
+
+    fn wait<T>(waiting: &mut (impl Future<Output = T> + Unpin)) {
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(pin!(waiting).poll(&mut context).is_pending());
+    }
+
+    fn in_a_runtime(test: impl FnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        test();
+    }
+
+    /// Neither the first, nor one behind it, nor a caller that is denied because of them.
+    pub(super) fn a_waiter_copies_no_log() {
+        in_a_runtime(|| {
+            let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+            let log = SlidingLog::new(Quota::per_hour(100_000));
+            let limiter = Limiter::with_clock(log, clock.clone());
+            for _ in 0..100_000 {
+                assert!(limiter.check("alice").is_allowed());
+                clock.advance(Duration::from_millis(30));
+            }
+            let before = LIVE_BYTES.load(Relaxed);
+            PEAK_BYTES.store(before, Relaxed);
+            let mut waiting = [(); 3].map(|()| limiter.acquire("alice").into_future());
+            waiting.iter_mut().for_each(wait);
+            let [first, ..] = waiting;
+            assert!(!limiter.check_n("alice", 50_000).is_allowed());
+            drop(first);
+            assert!(!limiter.check("alice").is_allowed());
+            let bytes = PEAK_BYTES.load(Relaxed) - before;
+            assert!(bytes < 50_000, "{bytes} bytes");
+        });
+    }
+
+    pub(super) fn queues_that_have_gone_give_their_memory_back() {
+        in_a_runtime(|| {
+            let bucket = TokenBucket::new(Quota::per_hour(1)).burst(1);
+            let clock = ManualClock::new(Tick::from_micros(1_800_000_000_000_000));
+            let limiter = Limiter::with_clock(bucket, clock.clone());
+            let keys: Vec<u64> = (0..100_000).collect();
+            let before = LIVE_BYTES.load(Relaxed);
+            for key in &keys {
+                assert!(limiter.check(key).is_allowed());
+            }
+            let mut waiting: Vec<_> =
+                keys.iter().map(|key| limiter.acquire(key)).map(Acquire::into_future).collect();
+            waiting.iter_mut().for_each(wait);
+            drop(waiting);
+            clock.advance(Duration::from_secs(3_600));
+            limiter.shrink_to_fit();
+            let bytes = LIVE_BYTES.load(Relaxed) - before;
+            assert!(bytes < 20_000, "{bytes} bytes");
+        });
+    }
 }
 
 fn a_million_keys_at_a_cap_take_no_more_than_it() {
