@@ -1,11 +1,15 @@
-//! How long one question takes when a state is as large as it gets: each line builds the state anew,
-//! asks once, and does so several times. See README.md.
+//! How long a question takes at worst: when a state is as large as it gets, when thousands wait for
+//! the key, when another key of the shard is hot. See README.md.
 //!
-//! `cargo bench --bench bounds`
+//! `cargo bench --all-features --bench bounds`
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
-use tollgate::{Algorithm, Operation, Quota, Receipt, SlidingLog, SlidingLogState, Tick};
+use tollgate::{
+    Algorithm, Limiter, Operation, Quota, Receipt, SlidingLog, SlidingLogState, Tick, TokenBucket,
+};
 
 const RUNS: usize = 9;
 const MILLION: u64 = 1_000_000;
@@ -78,20 +82,125 @@ impl Log {
 }
 
 /// Prints how long it takes to ask one question of what is built anew each time.
-fn line(name: &str, build: impl Fn() -> Log, ask: impl Fn(&mut Log)) {
+fn line<T>(name: &str, build: impl Fn() -> T, ask: impl Fn(&mut T)) {
+    if is_wanted(name) {
+        print(
+            name,
+            (0..RUNS).map(|_| {
+                let mut asked = build();
+                let began = Instant::now();
+                ask(&mut asked);
+                began.elapsed()
+            }),
+        );
+    }
+}
+
+fn is_wanted(name: &str) -> bool {
     let mut words = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
-    if !words.all(|word| name.contains(&word)) {
+    words.all(|word| name.contains(&word))
+}
+
+fn print(name: &str, times: impl Iterator<Item = Duration>) {
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    let [median, least, most] = [times[times.len() / 2], times[0], times[times.len() - 1]];
+    println!("| {name} | {median:.1?} ({least:.1?} to {most:.1?}) |");
+}
+
+/// Asks about a key in one shard with hot ones, on which eight threads are busy, for three seconds.
+fn beside_hot_keys(hot: u64, is_new: bool) {
+    let keys = if hot == 1 { "one hot key" } else { "eight hot keys" };
+    let name = format!("{keys}: {} key", if is_new { "a new" } else { "a known" });
+    if !is_wanted(&name) {
         return;
     }
-    let mut times: [Duration; RUNS] = std::array::from_fn(|_| {
-        let mut log = build();
-        let began = Instant::now();
-        ask(&mut log);
-        began.elapsed()
+    let bucket = TokenBucket::new(Quota::per_second(1_000_000));
+    let limiter = Limiter::new(bucket).max_keys(400);
+    (0..=hot).for_each(|key| _ = limiter.check(&key));
+    let (limiter, is_over) = (&limiter, AtomicBool::new(false));
+    thread::scope(|scope| {
+        let is_over = &is_over;
+        for thread in 0..8 {
+            scope.spawn(move || {
+                while !is_over.load(Relaxed) {
+                    let _ = black_box(limiter.check(&(thread % hot)));
+                }
+            });
+        }
+        let (began, mut times) = (Instant::now(), Vec::new());
+        while began.elapsed() < Duration::from_secs(3) {
+            thread::sleep(Duration::from_millis(10));
+            let key = if is_new { 1_000 + times.len() as u64 } else { hot };
+            let asked_at = Instant::now();
+            let _ = black_box(limiter.check(&key));
+            times.push(asked_at.elapsed());
+        }
+        is_over.store(true, Relaxed);
+        print(&name, times.into_iter());
     });
-    times.sort_unstable();
-    let [median, least, most] = [times[RUNS / 2], times[0], times[RUNS - 1]];
-    println!("| {name} | {median:.1?} ({least:.1?} to {most:.1?}) |");
+}
+
+#[cfg(feature = "tokio")]
+mod waiters {
+    use super::{RUNS, is_wanted, print};
+    use std::future::Future;
+    use std::hint::black_box;
+    use std::pin::Pin;
+    use std::task::{Context, Waker};
+    use std::time::{Duration, Instant};
+    use tollgate::{Limiter, Policy};
+
+    const WAITERS: usize = 10_000;
+    const DENIALS: u32 = 1_000;
+
+    type Waiting<'a> = Vec<Pin<Box<dyn Future<Output = tollgate::Decision> + Send + 'a>>>;
+
+    /// What each of a thousand denials takes, with a change before each that is not timed.
+    fn denials(name: &str, policy: &str, change: impl Fn(&Limiter<Policy>, &mut Waiting<'_>)) {
+        let name = format!("10,000 wait: denied by {name}");
+        if !is_wanted(&name) {
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let run = |_| {
+            let limiter = Limiter::new(policy.parse::<Policy>().unwrap());
+            assert!(limiter.check("k").is_allowed());
+            let mut waiting: Waiting<'_> = (0..WAITERS)
+                .map(|_| limiter.acquire("k").into_future())
+                .map(Box::pin)
+                .map(|w| w as _)
+                .collect();
+            for waiting in &mut waiting {
+                assert!(
+                    waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+                );
+            }
+            let mut taken = Duration::ZERO;
+            for _ in 0..DENIALS {
+                change(&limiter, &mut waiting);
+                let began = Instant::now();
+                let _ = black_box(limiter.check("k"));
+                taken += began.elapsed();
+            }
+            taken / DENIALS
+        };
+        print(&name, (0..RUNS / 3).map(run));
+    }
+
+    pub fn lines() {
+        const ONE: &str = "token_bucket 1/h burst 1";
+        const SET: &str = "token_bucket 1/h burst 1; fixed_window 10/h";
+        let leaves = |_: &Limiter<Policy>, waiting: &mut Waiting<'_>| {
+            drop(waiting.swap_remove(waiting.len() / 2));
+        };
+        denials("a limit", ONE, |_, _| ());
+        denials("a limit, one leaves", ONE, leaves);
+        denials("a set of two, one leaves", SET, leaves);
+        denials("a limit, a refund", ONE, |limiter, _| _ = limiter.refund("k", 1));
+        denials("a limit, a reset", ONE, |limiter, _| _ = limiter.reset("k"));
+    }
 }
 
 fn main() {
@@ -130,4 +239,12 @@ fn main() {
         log.algorithm.forgive(&mut log.state, Tick::from_micros(log.now));
     });
     line("log: clone", full, |log| drop(black_box(log.state.clone())));
+
+    for hot in [1, 8] {
+        for is_new in [true, false] {
+            beside_hot_keys(hot, is_new);
+        }
+    }
+    #[cfg(feature = "tokio")]
+    waiters::lines();
 }
