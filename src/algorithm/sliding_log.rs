@@ -8,7 +8,8 @@ use crate::quota::Quota;
 ///
 /// The one algorithm that is exact in this sense, at the price of 2 to 8 bytes for each instant at
 /// which units were taken within the last period (16 in Redis), of which there are at most twice
-/// the limit and one. A unit stops counting exactly one period after it was taken.
+/// the limit and one. A unit stops counting exactly one period after it was taken, but for debts
+/// beyond twice the limit: see [`RateLimiter::debit`](crate::RateLimiter::debit).
 ///
 /// ```
 /// use std::time::Duration;

@@ -10,7 +10,10 @@ use std::{io, thread};
 /// of them.
 ///
 /// It is late by up to its resolution, and by what the operating system makes the thread wait
-/// on top. Units may come back so much too late, also after a stated wait; never too early.
+/// on top. Units may come back so much too late, also after a stated wait; never too early. A bucket
+/// gives no more than its burst for each step of the clock, and a caller that waits with a deadline
+/// of a few steps may be denied although its units would have come in time. Below about 100 µs, a
+/// step takes as long as the shortest sleep of the operating system.
 ///
 /// Only the thread that calls `fork` goes on in the child, where this clock stands still: start one
 /// after forking.

@@ -27,7 +27,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// budget but have no common queue, so of two such keys one may take the units that the other waits
 /// for. The number of waiters is bounded, for one key
 /// ([`max_waiters_per_key`](crate::Limiter::max_waiters_per_key)) and for all keys together
-/// ([`max_waiters`](crate::Limiter::max_waiters)); a caller beyond a bound is denied at once.
+/// ([`max_waiters`](crate::Limiter::max_waiters)); a caller beyond a bound is denied at once, with the
+/// wait that a check would state. A waiter is denied as soon as a debit, or limits that were
+/// replaced, put its units beyond its deadline; a cost above the new limit is
+/// [`Never`](Outcome::Never).
+///
+/// Limiters on one [`TieredMemory`](crate::TieredMemory) share the queue of a key. While a caller
+/// waits by the limits of one, a caller by other limits waits behind it, and the waits that are stated
+/// to it are guesses, as it knows its own limits only.
 ///
 /// A decision on a key that many wait for does not take longer than another. After a waiter has
 /// left, or units were charged or given back, the stated waits behind more than 16 waiters may be
@@ -53,7 +60,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// Sleeping is up to tokio's timer, which is exact to a millisecond. So that no rate is lost to that,
 /// units count as taken when they could have been, up to 2 ms ago: departures may be so much closer
 /// together than limits of a few milliseconds allow. If limits are replaced, waiters notice within a
-/// second.
+/// second; until then, waits that are stated to others are partly those of the old limits. In tests
+/// with tokio's time paused, give the limiter a [`TokioClock`](crate::TokioClock).
 ///
 /// ```
 /// # use std::time::Duration;

@@ -136,11 +136,13 @@ impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
 }
 
 /// Bounds on the callers that [wait](Acquire), for each store in memory. Limiters on one
-/// [`TieredMemory`] share them.
+/// [`TieredMemory`] share them: the last that are set hold.
 #[cfg(feature = "tokio")]
 impl<L: Source, S: Queued<L::Algorithm>> Limiter<L, S> {
     /// Sets how many callers may wait at a time, for all keys together; 100,000 if not set. A caller
-    /// beyond that is denied at once; with 0 no caller waits. A waiter takes about 200 bytes.
+    /// beyond that is denied at once; with 0 no caller waits. A waiter takes about 200 bytes. Callers
+    /// that have a place in the queue of a [`LeakyBucket`](crate::LeakyBucket), and wait for its delay,
+    /// are not counted: its capacity bounds them.
     ///
     /// ```
     /// use tollgate::{Limiter, Quota, TokenBucket};
@@ -214,10 +216,11 @@ impl<L: Limits<()> + Uniform> Limiter<L, Memory<State<L>>> {
     /// A limiter in process in which as much is used as there was when the
     /// [snapshot](Self::snapshot) was taken; what has come back since then by the wall clock is back.
     ///
-    /// Limits need not be those of old, but their type must: for limits that may change, take a
-    /// [`Policy`](crate::Policy). What is used stays used, as where they are
-    /// [replaced](Self::replace); for such as can be, give `Live::new(policy)`. Where the old limiter had a bound on its keys, what was used beyond
-    /// it stays used too; the bound itself is to be given again.
+    /// Limits need not be those of old, but the type of their state must: for limits that may
+    /// change, take a [`Policy`](crate::Policy). What is used stays used, as if they were
+    /// [replaced](Self::replace); for such as can be, give `Live::new(policy)`. If the old limiter had
+    /// a bound on its keys, what was used beyond it stays used too; the bound itself is to be given
+    /// again.
     ///
     /// ```
     /// use tollgate::{Limiter, Quota, TokenBucket};
@@ -444,7 +447,9 @@ where
     /// afterwards. What was not there is a debt. It is never refused.
     ///
     /// A bucket works a debt off before anything is allowed again. In a window or a log, units
-    /// on top count as long as any others do, and are then forgotten.
+    /// on top count as long as any others do, and are then forgotten. In a log, though, units beyond
+    /// twice the limit count from the latest charge: a debt of 1,000 units at 10 a minute that is
+    /// charged again every 50 seconds goes by about 20 units at a time, not all at once.
     ///
     /// A bucket's debt is at most what it works off in fifty years; other algorithms count
     /// up to 2^45 - 1 units.
@@ -483,7 +488,7 @@ where
     }
 
     /// Gives `n` units back: never more than were taken, and in an algorithm with windows
-    /// only into the present one. The queue of a [`LeakyBucket`](crate::LeakyBucket) takes none
+    /// only into the present one; a log takes back the newest first. The queue of a [`LeakyBucket`](crate::LeakyBucket) takes none
     /// back, as it has promised its departures: reserve, and settle or drop the
     /// [`Reservation`], which knows its place.
     ///

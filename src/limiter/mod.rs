@@ -190,7 +190,7 @@ pub trait RateLimiter<K: ?Sized>: Describe {
         self.decide(key, Operation::TakeUpTo(n))
     }
 
-    /// Charges `n` units, whether they are there or not.
+    /// Charges `n` units, whether they are there or not: see [`Operation::Debit`].
     fn debit(&self, key: &K, n: u64) -> impl Future<Output = Result<Decision, Self::Error>> + Send {
         self.decide(key, Operation::Debit(n))
     }

@@ -16,6 +16,9 @@ use std::fmt;
 /// does not promise them, but the crate `toml` 1 has them.) It holds no keys, but the seed that
 /// they are hashed under, so it is to be kept as a secret: whoever reads it can find keys that share
 /// a budget, and test for any key whether it was in use; whoever writes it sets everybody's budget.
+///
+/// It has no checksum: one in which a number was changed, or from which keys are missing, may be
+/// restored as it stands.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 pub struct Snapshot<T> {
     #[serde(deserialize_with = "known_format")]
@@ -72,8 +75,8 @@ impl<T> Snapshot<T> {
             return Ok(hasher);
         }
         refuse(
-            "it was taken by a program that hashes keys otherwise, on another kind of machine or with \
-             other versions of its libraries",
+            "it is damaged, or was taken by a program that hashes keys otherwise, on another kind of \
+             machine or with other versions of its libraries",
         )
     }
 

@@ -134,8 +134,9 @@ impl<T: Clone + Default + Send, C: Clock> TieredMemory<T, C> {
     ///
     /// # Errors
     ///
-    /// As [`Limiter::restore`](crate::Limiter::restore), but that nothing is known of the states:
-    /// it cannot fail for one that was written later than the clock, or by other limits.
+    /// As [`Limiter::restore`](crate::Limiter::restore), but nothing is known of the states: one
+    /// that was written by other limits is not noticed, nor one that was written later than the
+    /// clock, whose key stands still until then.
     pub fn restore(clock: C, snapshot: Snapshot<Dated<T>>) -> Result<Self, Error> {
         Ok(Self::of(Memory::restore(clock, snapshot)?))
     }
