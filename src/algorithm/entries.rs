@@ -183,6 +183,9 @@ impl<const CHUNK: usize> Entries<CHUNK> {
 
     /// Forgets the units of these ranks; the oldest unit's is 0.
     pub(super) fn forget(&mut self, ranks: Range<u64>) {
+        if ranks.end <= self.chunks().map(|chunk| chunk.units).sum() {
+            return self.forget_in_full(&ranks);
+        }
         let (mut before, mut later) = (self.total, Vec::new());
         while before > ranks.start && self.newest.units > 0 {
             before -= self.newest.units;
