@@ -43,6 +43,8 @@ fn memory() {
     waiters::a_waiter_copies_no_log();
     #[cfg(feature = "tokio")]
     waiters::queues_that_have_gone_give_their_memory_back();
+    #[cfg(feature = "tokio")]
+    waiters::those_that_have_left_leave_nothing();
     a_million_keys_at_a_cap_take_no_more_than_it();
     idle_keys_make_room(TokenBucket::new(Quota::per_minute(100)));
     idle_keys_make_room(SlidingLog::new(Quota::per_minute(100)));
@@ -265,6 +267,22 @@ mod waiters {
             assert!(!limiter.check("alice").is_allowed());
             let bytes = PEAK_BYTES.load(Relaxed) - before;
             assert!(bytes < 50_000, "{bytes} bytes");
+        });
+    }
+
+    pub(super) fn those_that_have_left_leave_nothing() {
+        in_a_runtime(|| {
+            let limiter = Limiter::new(TokenBucket::new(Quota::per_minute(1)).burst(1));
+            assert!(limiter.check("alice").is_allowed());
+            let mut first = limiter.acquire("alice").into_future();
+            wait(&mut first);
+            let before = LIVE_BYTES.load(Relaxed);
+            for _ in 0..10_000 {
+                let hour = Duration::from_secs(3_600);
+                wait(&mut limiter.acquire("alice").within(hour).into_future());
+            }
+            let bytes = LIVE_BYTES.load(Relaxed) - before;
+            assert!(bytes < 10_000, "{bytes} bytes");
         });
     }
 

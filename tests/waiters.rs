@@ -159,6 +159,20 @@ async fn no_denial_is_made_long_by_deadlines() {
     assert!(taken < MOST_STEPS, "{taken}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn all_whose_deadlines_are_over_are_out_of_the_queue() {
+    for late in [1, 8, 9, 50] {
+        let limiter = forever(Limiter::with_clock(parse("token_bucket 1/s"), clock()));
+        assert!(limiter.check("k").is_allowed());
+        let _first = wait(limiter.acquire("k"));
+        let _late: Vec<_> =
+            (0..late).map(|_| wait(limiter.acquire("k").within(seconds(60)))).collect();
+        let _ = limiter.debit("k", 1_000);
+        advance(seconds(61)).await;
+        assert_eq!(limiter.check("k").retry_after(), Some(seconds(1_002 - 61)), "{late}");
+    }
+}
+
 /// A stated wait that is late becomes exact after enough answers, and after enough time.
 #[tokio::test(start_paused = true)]
 async fn a_stated_wait_is_exact_again_soon() {
@@ -374,4 +388,77 @@ async fn waiters_are_bounded_in_each_store() {
     waiters_are_bounded(direct().max_waiters(2), &[&()], &[2]);
     let live = Limiter::with_store(Live::new(parse(HOURLY)), Memory::new(clock()));
     waiters_are_bounded(live.max_waiters(2), &keys, &[2, 0, 0]);
+}
+
+/// A caller that waits for its delay is one of the waiters, until it leaves.
+#[tokio::test(start_paused = true)]
+async fn a_leaky_buckets_delays_are_bounded_too() {
+    let policy = parse("leaky_bucket 1/s capacity 10");
+    let limiter = forever(Limiter::with_clock(policy, clock()).max_waiters(2));
+    assert!(limiter.acquire("k").await.is_allowed());
+    let mut waiting = [(); 2].map(|()| wait(limiter.acquire("k")));
+    let refused = limiter.acquire("k").await;
+    assert_eq!(refused.outcome(), Outcome::Denied(seconds(3)));
+    assert!(limiter.acquire("other").await.is_allowed());
+    // It took no place, in the bucket either.
+    assert_eq!(limiter.peek("k").remaining(), 7);
+    let [first, _] = &mut waiting;
+    assert!(first.await.is_allowed());
+    drop(wait(limiter.acquire("k")));
+}
+
+/// Whose queue is played by its own limits, whoever asked before.
+#[tokio::test(start_paused = true)]
+async fn callers_by_other_limits_are_told_by_their_own() {
+    let store = TieredMemory::new(clock());
+    let [free, pro] = ["free: 10/h", "pro: 10/s"].map(parse);
+    let free = forever(Limiter::with_store(free, store.clone()));
+    let pro = forever(Limiter::with_store(pro, store));
+    assert!(free.check_n("k", 10).is_allowed());
+    let _waiting = wait(pro.acquire("k"));
+    for _ in 0..3 {
+        assert!(free.check("k").retry_after() > Some(seconds(300)));
+        assert_eq!(pro.check("k").retry_after(), Some(Duration::from_millis(200)));
+    }
+    let _waiting = wait(pro.acquire("k").within(seconds(1)));
+}
+
+/// Units that another key takes from the budget that both share are missing for a waiter.
+#[tokio::test(start_paused = true)]
+async fn a_stated_wait_follows_a_shared_budget() {
+    let limiter = Limiter::with_clock(parse("token_bucket 10/s burst 1"), clock()).max_keys(1);
+    let limiter = forever(limiter);
+    let _ = limiter.debit("has the place", 1_000);
+    assert!(limiter.check("other").is_allowed());
+    let mut waiting = wait(limiter.acquire("waits"));
+    assert_eq!(limiter.check("waits").retry_after(), Some(Duration::from_millis(200)));
+    advance(Duration::from_millis(100)).await;
+    assert!(limiter.check("other").is_allowed());
+    poll_once(&mut waiting, Waker::noop());
+    assert_eq!(limiter.check("waits").retry_after(), Some(Duration::from_millis(200)));
+}
+
+/// Threads that come and go at once leave no place taken.
+#[test]
+fn places_are_free_when_all_have_left() {
+    const WAITERS: usize = 400;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+    let bucket = TokenBucket::new(Quota::per_hour(1)).burst(1);
+    let limiter = forever(Limiter::new(bucket).max_waiters(WAITERS));
+    for key in ["k", "other"] {
+        assert!(limiter.check(key).is_allowed());
+    }
+    for _ in 0..50 {
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let _entered = runtime.enter();
+                    let waiting = (0..WAITERS / 4).map(|_| wait(limiter.acquire("k")));
+                    drop(waiting.collect::<Vec<_>>());
+                });
+            }
+        });
+    }
+    let _entered = runtime.enter();
+    let _waiting: Vec<_> = (0..WAITERS).map(|_| wait(limiter.acquire("other"))).collect();
 }

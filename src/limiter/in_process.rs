@@ -140,9 +140,8 @@ impl<L: Source, C: Clock> Limiter<L, Memory<State<L>, C>> {
 #[cfg(feature = "tokio")]
 impl<L: Source, S: Queued<L::Algorithm>> Limiter<L, S> {
     /// Sets how many callers may wait at a time, for all keys together; 100,000 if not set. A caller
-    /// beyond that is denied at once; with 0 no caller waits. A waiter takes about 200 bytes. Callers
-    /// that have a place in the queue of a [`LeakyBucket`](crate::LeakyBucket), and wait for its delay,
-    /// are not counted: its capacity bounds them.
+    /// beyond that is denied at once; with 0 no caller waits. A waiter takes about 200 bytes. A
+    /// caller that waits for the delay of a [`LeakyBucket`](crate::LeakyBucket) counts too.
     ///
     /// ```
     /// use tollgate::{Limiter, Quota, TokenBucket};
@@ -161,7 +160,8 @@ impl<L: Source, S: Queued<L::Algorithm>> Limiter<L, S> {
     }
 
     /// Sets how many callers may wait at a time for one key; 10,000 if not set. A caller beyond that
-    /// is denied at once.
+    /// is denied at once. Those that have a place in the queue of a
+    /// [`LeakyBucket`](crate::LeakyBucket) already are bounded by its capacity instead.
     ///
     /// ```
     /// use tollgate::{Limiter, Quota, TokenBucket};

@@ -15,6 +15,8 @@ pub(super) struct Forecast<T> {
     pub(super) without_first: bool,
     /// Whether something has changed since that was not foreseen.
     pub(super) is_stale: bool,
+    /// Where the limits are by which it was made: others make another one.
+    limits: usize,
     made_at: Tick,
     /// How many answers were asked of it.
     asked: usize,
@@ -42,6 +44,7 @@ impl<T> Queue<T> {
         if let Some(forecast) = &mut self.forecast {
             forecast.asked = forecast.asked.saturating_add(1);
             forecast.is_stale |= forecast.without_first != without_first;
+            forecast.is_stale |= forecast.limits != address_of(algorithm);
         }
         self.forecast.take_if(|forecast| forecast.is_stale && forecast.is_earned(waiting, now));
         self.forecast.get_or_insert_with(|| {
@@ -50,6 +53,7 @@ impl<T> Queue<T> {
                 at: first_until.unwrap_or(now),
                 without_first,
                 is_stale: false,
+                limits: address_of(algorithm),
                 made_at: now,
                 asked: 0,
             };
@@ -59,6 +63,10 @@ impl<T> Queue<T> {
             forecast
         })
     }
+}
+
+fn address_of<A>(algorithm: &A) -> usize {
+    std::ptr::from_ref(algorithm).addr()
 }
 
 impl<T> Forecast<T> {

@@ -81,7 +81,7 @@ struct Waiter {
     /// When it looks again at the latest, if it is still polled.
     looks_at: Tick,
     turn: Arc<Notify>,
-    _counted: Counted,
+    counted: Counted,
 }
 
 /// One of the waiters for any key.
@@ -98,6 +98,9 @@ struct Place {
     ticket: u64,
     turn: Arc<Notify>,
 }
+
+/// So many late waiters are each searched and taken out of their queue; more take a walk through it.
+const SEARCHED: usize = 8;
 
 /// A waiter that could have gone so long ago, and was not polled, is passed over.
 const PATIENCE_MICROS: u64 = 1_000_000;
@@ -262,10 +265,12 @@ impl<T> Queue<T> {
         self.waiters.binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()
     }
 
-    fn remove(&mut self, index: usize) {
-        if let Some(Waiter { ticket, deadline: Some(deadline), .. }) = self.waiters.remove(index) {
-            self.deadlines.remove(&(deadline, ticket));
+    fn remove(&mut self, index: usize) -> Option<Waiter> {
+        let waiter = self.waiters.remove(index)?;
+        if let Some(deadline) = waiter.deadline {
+            self.deadlines.remove(&(deadline, waiter.ticket));
         }
+        Some(waiter)
     }
 
     fn leave(&mut self, ticket: u64, now: Tick) {
@@ -287,7 +292,7 @@ impl<T> Queue<T> {
             deadline,
             looks_at: now,
             turn: Arc::clone(&turn),
-            _counted: place,
+            counted: place,
         });
         Place { ticket, turn }
     }
@@ -295,18 +300,26 @@ impl<T> Queue<T> {
     /// Takes out those whose deadline is over.
     fn pass_over_late(&mut self, now: Tick, clock: Instant) {
         let first = self.waiters.front().map(|waiter| waiter.ticket);
-        let mut passes_first = false;
+        let is_over = |deadline: Instant| deadline + TIMER_LATENESS < clock;
+        let mut late = 0;
         while let Some(&(deadline, ticket)) = self.deadlines.first()
-            && deadline + TIMER_LATENESS < clock
+            && is_over(deadline)
         {
             self.deadlines.pop_first();
-            if let Some(index) = self.position(ticket) {
-                self.remove(index);
+            late += 1;
+            if late <= SEARCHED
+                && let Some(index) = self.position(ticket)
+            {
+                self.waiters.remove(index);
             }
-            passes_first |= Some(ticket) == first;
+        }
+        if late > SEARCHED {
+            self.waiters.retain(|waiter| !waiter.deadline.is_some_and(is_over));
+        }
+        if late > 0 {
             self.forecast_is_stale();
         }
-        if passes_first {
+        if self.waiters.front().map(|waiter| waiter.ticket) != first {
             self.wake_first(now);
         }
     }

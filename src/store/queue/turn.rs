@@ -173,19 +173,22 @@ where
 {
     let asked = Asked { fingerprint, n, deadline };
     // Limits are looked up before a queue is locked, never within.
+    let queues = store.queues();
     let (entered, wakes) = limits.with(key, |algorithm| enter(store, algorithm, &asked));
-    wakes.run();
-    let (decision, receipt) = match entered {
-        Ok(decided) => decided,
+    let ((decision, receipt), counted) = match entered {
+        Ok(decided) => {
+            wakes.run();
+            (decided, None)
+        }
         Err(place) => {
-            let queues = store.queues();
             let _leave = OnDrop(|| queues.leave(fingerprint, place.ticket, store.now()));
+            wakes.run();
             loop {
                 let (next, wakes) =
                     limits.with(key, |algorithm| serve(store, algorithm, &asked, place.ticket));
                 wakes.run();
                 let (wait, look_after, is_missed) = match next {
-                    Next::Gone(decided) => break decided,
+                    Next::Gone(decided, counted) => break (decided, counted),
                     Next::NotYet { wait, look_after } => (wait, look_after, false),
                     Next::Missed => (None, Duration::ZERO, true),
                 };
@@ -206,11 +209,14 @@ where
         }
     };
     let Outcome::Delayed(delay) = decision.outcome else { return decision };
-    // A leaky bucket's queue: who does not wait gives up the place in it.
+    // A leaky bucket's queue: a caller that does not wait gives up the place in it.
     let give_back = OnDrop(|| {
         let settle = Operation::Settle(0, &receipt);
         let _ = apply(store, limits, key, fingerprint, settle);
     });
+    let Some(_counted) = counted.or_else(|| queues.place(0)) else {
+        return decision.refused(delay);
+    };
     sleep(delay).await;
     mem::forget(give_back);
     let standing = apply(store, limits, key, fingerprint, Operation::Peek(0));
@@ -275,8 +281,10 @@ fn enter<S: Queued<A>, A: Algorithm>(
 ) -> (Result<Decided, Place>, Wakes) {
     let fingerprint = asked.fingerprint;
     let queues = store.queues();
+    let entry = queues.by_key().entry(fingerprint);
+    // While the queue is locked: tickets are in its order.
     let ticket = queues.next_ticket.fetch_add(1, Relaxed);
-    match queues.by_key().entry(fingerprint) {
+    match entry {
         Entry::Vacant(entry) => {
             let now = store.now();
             let entered = enter_empty(store, algorithm, asked, now).map_err(|place| {
@@ -367,9 +375,10 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 const LONGEST_TIMER: Duration = Duration::from_secs(86_400);
 
 /// What becomes of a waiter.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Next {
-    /// It has left the queue, with this decision.
-    Gone(Decided),
+    /// It has left the queue, with this decision; it still counts as a waiter while it has this.
+    Gone(Decided, Option<Counted>),
     /// It was passed over.
     Missed,
     /// It can go after this `wait`, if that is known, and is to look again when it is woken, or after
@@ -437,15 +446,20 @@ fn serve_first<S: Queued<A>, A: Algorithm>(
         match asked.take(store, algorithm, at) {
             Taken::Decided(decided) => {
                 queue.served_until = at;
-                queue.remove(0);
+                let counted = queue.remove(0).map(|waiter| waiter.counted);
                 let was_foreseen = queue.forecast.as_ref().is_some_and(|f| !f.without_first);
                 if !decided.0.is_allowed() || !was_foreseen {
                     queue.forecast_is_stale();
                 }
                 queue.wake_first(now);
-                return Next::Gone(decided);
+                return Next::Gone(decided, counted);
             }
-            Taken::NotYet(wait, _) => at = at.saturating_add(micros(wait)),
+            Taken::NotYet(wait, _) => {
+                if at == foreseen {
+                    queue.forecast_is_stale();
+                }
+                at = at.saturating_add(micros(wait));
+            }
         }
         if at > now {
             queue.served_until = at;
