@@ -173,6 +173,25 @@ async fn all_whose_deadlines_are_over_are_out_of_the_queue() {
     }
 }
 
+/// By one that comes, as by anybody else.
+#[tokio::test(start_paused = true)]
+async fn the_next_is_woken_when_the_first_is_passed_over() {
+    let limiter = forever(Limiter::with_clock(parse("token_bucket 10/s burst 1"), clock()));
+    assert!(limiter.check("k").is_allowed());
+    let _first = wait(limiter.acquire("k"));
+    let woken = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&woken);
+    let waker = Waker::from(Arc::new(Calls(move || {
+        counts.fetch_add(1, Relaxed);
+    })));
+    let mut second = acquire(limiter, "k");
+    poll_once(&mut second, &waker);
+    advance(Duration::from_millis(1_101)).await;
+    let before = woken.load(Relaxed);
+    let _third = wait(limiter.acquire("k"));
+    assert_eq!(woken.load(Relaxed), before + 1);
+}
+
 /// A stated wait that is late becomes exact after enough answers, and after enough time.
 #[tokio::test(start_paused = true)]
 async fn a_stated_wait_is_exact_again_soon() {
