@@ -439,8 +439,9 @@ fn read(json: Value) -> Result<InProcess<Policy>, String> {
 
 #[test]
 fn what_this_program_cannot_restore_is_refused_with_a_reason() {
-    let hashing = "a snapshot cannot be restored: it was taken by a program that hashes keys \
-                   otherwise, on another kind of machine or with other versions of its libraries";
+    let hashing = "a snapshot cannot be restored: it is damaged, or was taken by a program that \
+                   hashes keys otherwise, on another kind of machine or with other versions of its \
+                   libraries";
     let fingerprints = "a snapshot cannot be restored: its fingerprints are not those of a store";
     let table = [
         ("/format", json!(2), "a snapshot of format 2, where 1 is the one that is known"),
