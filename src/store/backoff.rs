@@ -19,12 +19,13 @@ pub(super) fn attempt_for_a_while<R>(mut attempt: impl FnMut() -> Option<R>) -> 
 /// The same until it is done, with other threads running in between, in case the one in the way needs
 /// the processor.
 pub(super) fn attempt_until_done<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
-    let mut done = attempt_for_a_while(&mut attempt);
+    if let Some(done) = attempt_for_a_while(&mut attempt) {
+        return done;
+    }
     loop {
-        match done {
-            Some(done) => return done,
-            None => pause(),
+        pause();
+        if let Some(done) = attempt() {
+            return done;
         }
-        done = attempt();
     }
 }

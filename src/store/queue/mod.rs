@@ -55,8 +55,8 @@ pub struct Queues<T> {
     max_waiters_per_key: AtomicUsize,
 }
 
-pub(super) const DEFAULT_MAX_WAITERS: usize = 100_000;
-pub(super) const DEFAULT_MAX_WAITERS_PER_KEY: usize = 10_000;
+const DEFAULT_MAX_WAITERS: usize = 100_000;
+const DEFAULT_MAX_WAITERS_PER_KEY: usize = 10_000;
 
 /// Each waiter sleeps until those before it have gone, and then until there are units for it.
 struct Queue<T> {

@@ -455,9 +455,7 @@ fn serve_first<S: Queued<A>, A: Algorithm>(
                 return Next::Gone(decided, counted);
             }
             Taken::NotYet(wait, _) => {
-                if at == foreseen {
-                    queue.forecast_is_stale();
-                }
+                queue.forecast_is_stale();
                 at = at.saturating_add(micros(wait));
             }
         }
