@@ -30,6 +30,12 @@ pin_project! {
             deciding: Deciding<E>,
             next: Option<Next<S, ReqBody, A>>,
         },
+        /// The inner service is not ready again yet.
+        Readying {
+            inner: S,
+            request: Option<Request<ReqBody>>,
+            fields: Option<RateLimitValues>,
+        },
         /// The inner service is at work; the fields are for its answer.
         Serving {
             #[pin]
@@ -110,10 +116,21 @@ where
             match stage.as_mut().project() {
                 StageProjection::Deciding { deciding, next } => {
                     let decided = ready!(deciding.as_mut().poll(cx));
-                    let Next { mut inner, mut request, answers, limiter } =
+                    let Next { inner, mut request, answers, limiter } =
                         next.take().expect(POLLED_AGAIN);
                     let verdict = answers.judge(decided, limiter, &mut request);
-                    stage.set(Stage::decided(verdict, request, &mut inner));
+                    stage.set(match verdict {
+                        Verdict::PassOn(fields) => {
+                            Stage::Readying { inner, request: Some(request), fields }
+                        }
+                        Verdict::Answer(response) => Stage::Answered { answer: Some(response) },
+                    });
+                }
+                StageProjection::Readying { inner, request, fields } => {
+                    ready!(inner.poll_ready(cx))?;
+                    let request = request.take().expect(POLLED_AGAIN);
+                    let (serving, fields) = (inner.call(request), fields.take());
+                    stage.set(Stage::Serving { serving, fields });
                 }
                 StageProjection::Serving { serving, fields } => {
                     let mut response = ready!(serving.poll(cx))?;

@@ -8,7 +8,6 @@ use crate::limiter::RateLimiter;
 use crate::operation::Operation;
 use http::{Request, Response};
 use std::fmt::Display;
-use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower_service::Service;
@@ -41,6 +40,9 @@ where
     type Future = ResponseFuture<S, ReqBody, R, F, L::Error>;
 
     /// Ready when the inner service is. No unit is taken here: it may never be called.
+    ///
+    /// If the layer then has to wait, for a store or for the request's turn, it lets go of the inner
+    /// service that is ready, with any permit that it holds, and makes one ready again after that.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
@@ -76,9 +78,10 @@ where
             };
             (decided, limiter.describe_for(&key))
         });
-        // The service that was polled ready is the one to call later.
-        let unpolled = self.inner.clone();
-        let inner = mem::replace(&mut self.inner, unpolled);
+        // The service that is ready may hold a permit that others need meanwhile: it is let go, and
+        // one that is not ready yet takes its place.
+        self.inner = self.inner.clone();
+        let inner = self.inner.clone();
         ResponseFuture::deciding(deciding, limiter, inner, request, answers.clone())
     }
 }
