@@ -1,6 +1,7 @@
 //! Whose address it is: the peer's, or that of the client behind proxies.
 
-use super::key::{KeyError, KeyExtractor, only_line};
+use super::api_key::only_line;
+use super::key::{KeyError, KeyExtractor};
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Request};
 use ipnet::{IpNet, Ipv4Net};

@@ -144,6 +144,7 @@
 //! What would wait for too long is answered 429 by the layer itself. What the other side refuses all
 //! the same says when to ask again: [`retry_after`].
 
+mod api_key;
 mod client_ip;
 mod failure;
 mod future;
@@ -157,6 +158,7 @@ mod response;
 mod retry;
 mod service;
 
+pub use api_key::{ApiKey, KeyOr, MissingKey};
 pub use client_ip::{ClientIp, PeerIp, Trust};
 /// A network of addresses, of the crate `ipnet`: what [`Trust::proxies`] takes.
 pub use ipnet::IpNet;
@@ -164,7 +166,7 @@ pub use ipnet::IpNet;
 pub use failure::{FailClosed, FailOpen, NeverFails, OnStoreError, Undecided};
 pub use future::ResponseFuture;
 pub use headers::HeaderStyle;
-pub use key::{ApiKey, KeyError, KeyExtractor, KeyOr, MissingKey, RequestMethod, Shared};
+pub use key::{KeyError, KeyExtractor, RequestMethod, Shared};
 #[cfg(feature = "axum")]
 pub use key::{MatchedRoute, Route};
 pub use layer::RateLimitLayer;
