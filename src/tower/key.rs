@@ -1,4 +1,4 @@
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use std::borrow::Cow;
 
 /// Tells whose request it is.
@@ -107,18 +107,6 @@ impl<B> KeyExtractor<B> for Shared {
     }
 }
 
-/// The method of a request: GET and POST have a budget each.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct RequestMethod;
-
-impl<B> KeyExtractor<B> for RequestMethod {
-    type Key = Method;
-
-    fn extract(&self, request: &Request<B>) -> Result<Method, KeyError> {
-        Ok(request.method().clone())
-    }
-}
-
 /// The route of axum's router that a request takes, such as `/users/{id}`.
 ///
 /// All that takes no route shares one budget, so that `//users/1` or `/%75sers/1` is no way to a
@@ -185,21 +173,9 @@ extract_each!(A 0, B 1);
 extract_each!(A 0, B 1, C 2);
 extract_each!(A 0, B 1, C 2, D 3);
 
-#[cfg(feature = "redis")]
-mod in_redis {
-    use super::Method;
-    use crate::store::RedisKey;
-
-    impl RedisKey for Method {
-        fn write_to(&self, key: &mut Vec<u8>) {
-            self.as_str().write_to(key);
-        }
-    }
-
-    #[cfg(feature = "axum")]
-    impl RedisKey for super::Route {
-        fn write_to(&self, key: &mut Vec<u8>) {
-            self.path().unwrap_or_default().write_to(key);
-        }
+#[cfg(all(feature = "axum", feature = "redis"))]
+impl crate::store::RedisKey for Route {
+    fn write_to(&self, key: &mut Vec<u8>) {
+        self.path().unwrap_or_default().write_to(key);
     }
 }

@@ -57,7 +57,7 @@
 //! | [`ClientIp`] | the address of the client behind proxies that you trust |
 //! | [`ApiKey`] | a header or a bearer token, with a rule for when it is missing |
 //! | `MatchedRoute` | the route of axum's router, which a path spelled otherwise does not evade |
-//! | [`RequestMethod`] | the method |
+//! | [`RequestMethod`] | the method; those that are not registered share a budget |
 //! | a tuple of these | each combination has a budget |
 //! | a closure | any key, where there always is one; what it returns is the key, `Result` or not |
 //! | a [`KeyExtractor`] of your own | any key, or an answer to the request |
@@ -151,6 +151,7 @@ mod future;
 mod headers;
 mod key;
 mod layer;
+mod method;
 mod observe;
 mod question;
 mod refusal;
@@ -166,10 +167,11 @@ pub use ipnet::IpNet;
 pub use failure::{FailClosed, FailOpen, NeverFails, OnStoreError, Undecided};
 pub use future::ResponseFuture;
 pub use headers::HeaderStyle;
-pub use key::{KeyError, KeyExtractor, RequestMethod, Shared};
+pub use key::{KeyError, KeyExtractor, Shared};
 #[cfg(feature = "axum")]
 pub use key::{MatchedRoute, Route};
 pub use layer::RateLimitLayer;
+pub use method::{RegisteredMethod, RequestMethod};
 pub use question::{Ask, Asked, FromRequest, NoneExempt, OneLimiter, OneUnit, Question};
 pub use refusal::{GrpcOnly, PlainText, ProblemJson, Refusal, Refuse, Rejection, Wanted};
 pub use retry::retry_after;
