@@ -58,6 +58,7 @@
 //! | [`ApiKey`] | a header or a bearer token, with a rule for when it is missing |
 //! | `MatchedRoute` | the route of axum's router, which a path spelled otherwise does not evade |
 //! | [`RequestMethod`] | the method; those that are not registered share a budget |
+//! | [`GrpcMethod`] | the method of gRPC, of those that you list; all others share a budget |
 //! | a tuple of these | each combination has a budget |
 //! | a closure | any key, where there always is one; what it returns is the key, `Result` or not |
 //! | a [`KeyExtractor`] of your own | any key, or an answer to the request |
@@ -171,7 +172,7 @@ pub use key::{KeyError, KeyExtractor, Shared};
 #[cfg(feature = "axum")]
 pub use key::{MatchedRoute, Route};
 pub use layer::RateLimitLayer;
-pub use method::{RegisteredMethod, RequestMethod};
+pub use method::{GrpcMethod, ListedMethod, RegisteredMethod, RequestMethod};
 pub use question::{Ask, Asked, FromRequest, NoneExempt, OneLimiter, OneUnit, Question};
 pub use refusal::{GrpcOnly, PlainText, ProblemJson, Refusal, Refuse, Rejection, Wanted};
 pub use retry::retry_after;
