@@ -105,6 +105,7 @@
 //! | `memory` (default) | the store in process: `Limiter::new` |
 //! | `tower` | the middleware, for any `tower` HTTP service |
 //! | `axum` | the middleware finds the peer's address where axum leaves it |
+//! | `tonic` | the middleware finds the peer's address where tonic leaves it |
 //! | `tokio` | waiting for units: `acquire` |
 //! | `redis` | the store in Redis or Valkey: `Redis::connect` |
 //! | `redis-cluster` | the same in a Redis Cluster: `Redis::connect_cluster` |

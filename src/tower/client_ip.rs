@@ -2,21 +2,29 @@
 
 use super::api_key::only_line;
 use super::key::{KeyError, KeyExtractor};
+use super::peer;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Request};
 use ipnet::{IpNet, Ipv4Net};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 /// The address of the peer at the other end of the connection; the default.
 ///
-/// It is found in the request's extensions, where axum's `ConnectInfo<SocketAddr>` (feature
-/// `axum`) or a plain [`SocketAddr`] must be. No header is looked at, so no client can choose
-/// its key; behind a reverse proxy all requests come from the proxy, and [`ClientIp`] is right.
+/// It is found in the request's extensions, where a server leaves it:
+///
+/// - axum's `ConnectInfo<SocketAddr>` and `MockConnectInfo<SocketAddr>` (feature `axum`);
+/// - tonic's `TcpConnectInfo`, alone or in a `TlsConnectInfo` (feature `tonic`);
+/// - a [`SocketAddr`](std::net::SocketAddr), from any other.
+///
+/// A request without one of them is answered 500; for other types, use [`ClientIp::peer_from`]. No
+/// header is looked at, so no client can choose its key. Behind a reverse proxy all requests come
+/// from the proxy, and [`ClientIp`] is right.
 ///
 /// An IPv4 address that is written as an IPv6 one (`::ffff:203.0.113.7`) is the IPv4 address.
-/// Of other IPv6 addresses the first 64 bits count: a client commonly has all that follow.
-/// [`ClientIp::peer`] can be told another number of bits.
+/// Of other IPv6 addresses the first 64 bits count: a client commonly has all that follow. For
+/// another number of bits, use [`ClientIp::peer`].
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PeerIp;
 
@@ -24,17 +32,9 @@ impl<B> KeyExtractor<B> for PeerIp {
     type Key = IpAddr;
 
     fn extract(&self, request: &Request<B>) -> Result<IpAddr, KeyError> {
-        Ok(network(peer(request.extensions())?, DEFAULT_IPV6_PREFIX))
+        let peer = peer::address(request.extensions()).ok_or_else(KeyError::unknown_peer)?;
+        Ok(network(peer.to_canonical(), DEFAULT_IPV6_PREFIX))
     }
-}
-
-fn peer(extensions: &Extensions) -> Result<IpAddr, KeyError> {
-    #[cfg(feature = "axum")]
-    if let Some(info) = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>() {
-        return Ok(info.0.ip().to_canonical());
-    }
-    let peer: Option<&SocketAddr> = extensions.get();
-    peer.map(|peer| peer.ip().to_canonical()).ok_or_else(KeyError::unknown_peer)
 }
 
 const DEFAULT_IPV6_PREFIX: u8 = 64;
@@ -74,8 +74,13 @@ fn network(address: IpAddr, ipv6_prefix: u8) -> IpAddr {
 ///
 /// From the right, the first address that is not a trusted proxy's is the client's. Something
 /// that is no address (`unknown`, an obfuscated identifier, an empty place) ends the way there:
-/// then it is the last trusted proxy's. Where there is no header, where all its addresses (or the
-/// nearest 64) are trusted, or where the peer itself is not, it is the peer's.
+/// then it is the last trusted proxy's. If there is no header, if all its addresses (or the
+/// nearest 64) are trusted, or if the peer itself is not, it is the peer's.
+///
+/// The peer's address is found as by [`PeerIp`], or by [`peer_from`](Self::peer_from). With
+/// [`Trust::hops`], a header with enough addresses needs no peer, so a server on a unix socket
+/// needs nothing else. A request that needs the peer's address, if that is not known, is answered
+/// 500.
 ///
 /// An IPv4 address that is written as an IPv6 one is the IPv4 address, and of other IPv6
 /// addresses the first 64 bits count, unless [`ipv6_prefix`](Self::ipv6_prefix) says otherwise.
@@ -83,7 +88,26 @@ fn network(address: IpAddr, ipv6_prefix: u8) -> IpAddr {
 pub struct ClientIp {
     source: Source,
     trust: Trust,
+    peer_from: PeerFrom,
     ipv6_prefix: u8,
+}
+
+/// How the peer's address is found.
+#[derive(Clone)]
+enum PeerFrom {
+    KnownTypes,
+    Closure(Arc<FindPeer>),
+}
+
+type FindPeer = dyn Fn(&Extensions) -> Option<IpAddr> + Send + Sync;
+
+impl fmt::Debug for PeerFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KnownTypes => "KnownTypes",
+            Self::Closure(_) => "Closure",
+        })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -126,23 +150,21 @@ impl Trust {
     }
 
     /// So many proxies, one behind the other, whatever their addresses: for servers that can be
-    /// reached through them only. The peer is the first of them.
+    /// reached through them only. The peer is the first of them. Its address is not asked for if
+    /// the header has as many addresses, so the server can listen on a unix socket.
     ///
     /// # Panics
     ///
-    /// Where `count` is 0: then there is no proxy, and [`PeerIp`](super::PeerIp) is right.
+    /// Panics if `count` is 0: then there is no proxy, and [`PeerIp`](super::PeerIp) is right.
     #[must_use]
     pub fn hops(count: usize) -> Self {
         assert!(count > 0, "without a proxy, take the peer's address: PeerIp");
         Self(Trusted::Hops(count))
     }
+}
 
-    fn includes(&self, address: IpAddr) -> bool {
-        match &self.0 {
-            Trusted::Networks(networks) => networks.iter().any(|net| net.contains(&address)),
-            Trusted::Hops(_) => true,
-        }
-    }
+fn includes(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
 }
 
 /// As the addresses that are looked for in it: those of `::ffff:0:0/96` are IPv4 ones.
@@ -159,23 +181,28 @@ const MAX_HOPS: usize = 64;
 
 impl ClientIp {
     /// The peer's, whatever headers say: as [`PeerIp`], for another
-    /// [`ipv6_prefix`](Self::ipv6_prefix).
+    /// [`ipv6_prefix`](Self::ipv6_prefix) or [`peer_from`](Self::peer_from).
     #[must_use]
     pub fn peer() -> Self {
-        let source = Source::Peer;
-        Self { source, trust: Trust::proxies([]), ipv6_prefix: DEFAULT_IPV6_PREFIX }
+        Self::new(Source::Peer, Trust::proxies([]))
+    }
+
+    const fn new(source: Source, trust: Trust) -> Self {
+        let peer_from = PeerFrom::KnownTypes;
+        let ipv6_prefix = DEFAULT_IPV6_PREFIX;
+        Self { source, trust, peer_from, ipv6_prefix }
     }
 
     /// As `X-Forwarded-For` tells it: a list to which each proxy adds its own peer.
     #[must_use]
     pub const fn x_forwarded_for(trust: Trust) -> Self {
-        Self { source: Source::XForwardedFor, trust, ipv6_prefix: DEFAULT_IPV6_PREFIX }
+        Self::new(Source::XForwardedFor, trust)
     }
 
     /// As `Forwarded` tells it ([RFC 7239](https://www.rfc-editor.org/rfc/rfc7239)), by `for=`.
     #[must_use]
     pub const fn forwarded(trust: Trust) -> Self {
-        Self { source: Source::Forwarded, trust, ipv6_prefix: DEFAULT_IPV6_PREFIX }
+        Self::new(Source::Forwarded, trust)
     }
 
     /// As a header with one address tells it, such as `CF-Connecting-IP` or `X-Real-IP`. A
@@ -200,46 +227,91 @@ impl ClientIp {
     /// ```
     #[must_use]
     pub const fn header(name: HeaderName, trust: Trust) -> Self {
-        Self { source: Source::Single(name), trust, ipv6_prefix: DEFAULT_IPV6_PREFIX }
+        Self::new(Source::Single(name), trust)
     }
 
-    /// How many bits of an IPv6 address count, 1 to 128: 64 unless told; 56 or 48 where clients
+    /// Finds the peer's address by a closure, instead of where [`PeerIp`] finds it: for servers
+    /// that leave it in a type of their own, or for unix sockets. If the closure returns `None`,
+    /// the address is not known.
+    ///
+    /// ```
+    /// use http::{Extensions, Request};
+    /// use std::net::IpAddr;
+    /// use tollgate::tower::{ClientIp, KeyExtractor};
+    ///
+    /// /// What our listener knows of a connection.
+    /// #[derive(Clone)]
+    /// struct Connection {
+    ///     peer: IpAddr,
+    /// }
+    ///
+    /// let client = ClientIp::peer()
+    ///     .peer_from(|extensions: &Extensions| Some(extensions.get::<Connection>()?.peer));
+    ///
+    /// let mut request = Request::new(());
+    /// assert!(client.extract(&request).is_err());
+    /// request.extensions_mut().insert(Connection { peer: "203.0.113.7".parse()? });
+    /// assert_eq!(client.extract(&request)?.to_string(), "203.0.113.7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn peer_from<F>(self, peer: F) -> Self
+    where
+        F: Fn(&Extensions) -> Option<IpAddr> + Send + Sync + 'static,
+    {
+        Self { peer_from: PeerFrom::Closure(Arc::new(peer)), ..self }
+    }
+
+    /// Sets how many bits of an IPv6 address count, 1 to 128: 64 by default; 56 or 48 if clients
     /// are given networks of that size.
     ///
     /// # Panics
     ///
-    /// Where `bits` is out of range.
+    /// Panics if `bits` is out of range.
     #[must_use]
     pub fn ipv6_prefix(self, bits: u8) -> Self {
         assert!((1..=128).contains(&bits), "an IPv6 prefix has 1 to 128 bits, not {bits}");
         Self { ipv6_prefix: bits, ..self }
     }
 
-    fn address(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-        if !self.trust.includes(peer) {
-            return peer;
+    /// The client's address as it arrived, but canonical.
+    fn address(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
+        if let Trusted::Networks(networks) = &self.trust.0 {
+            let peer = self.peer_address(extensions)?;
+            if !includes(networks, peer) {
+                return Some(peer);
+            }
         }
-        match &self.source {
-            Source::Peer => peer,
+        let found = match &self.source {
+            Source::Peer => None,
             Source::XForwardedFor => {
                 let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
-                self.walk(peer, lines.flat_map(x_forwarded_for))
+                self.walk(lines.flat_map(x_forwarded_for))
             }
             Source::Forwarded => {
                 let lines = headers.get_all(FORWARDED).iter().rev();
-                self.walk(peer, lines.flat_map(forwarded))
+                self.walk(lines.flat_map(forwarded))
             }
             Source::Single(name) => {
                 let line = only_line(headers, name);
-                let address = line.and_then(|line| node(line.to_str().ok()?.trim()));
-                address.unwrap_or(peer)
+                line.and_then(|line| node(line.to_str().ok()?.trim()))
             }
-        }
+        };
+        found.or_else(|| self.peer_address(extensions))
     }
 
-    /// Follows the addresses from the nearest on; `None` stands for what is none.
-    fn walk(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
-        let mut last = peer;
+    fn peer_address(&self, extensions: &Extensions) -> Option<IpAddr> {
+        let peer = match &self.peer_from {
+            PeerFrom::KnownTypes => peer::address(extensions),
+            PeerFrom::Closure(find) => find(extensions),
+        };
+        Some(peer?.to_canonical())
+    }
+
+    /// Follows the addresses from the nearest on, where `None` stands for what is none. The result
+    /// is `None` if it is the peer's.
+    fn walk(&self, hops: impl Iterator<Item = Option<IpAddr>>) -> Option<IpAddr> {
+        let mut last = None;
         let max_hops = match self.trust.0 {
             Trusted::Networks(_) => MAX_HOPS,
             Trusted::Hops(count) => count,
@@ -247,15 +319,15 @@ impl ClientIp {
         for (index, hop) in hops.take(max_hops).enumerate() {
             let Some(address) = hop else { return last };
             let is_client = match &self.trust.0 {
-                Trusted::Networks(_) => !self.trust.includes(address),
+                Trusted::Networks(networks) => !includes(networks, address),
                 Trusted::Hops(count) => index + 1 == *count,
             };
             if is_client {
-                return address;
+                return hop;
             }
-            last = address;
+            last = hop;
         }
-        peer
+        None
     }
 }
 
@@ -263,8 +335,8 @@ impl<B> KeyExtractor<B> for ClientIp {
     type Key = IpAddr;
 
     fn extract(&self, request: &Request<B>) -> Result<IpAddr, KeyError> {
-        let peer = peer(request.extensions())?;
-        Ok(network(self.address(request.headers(), peer), self.ipv6_prefix))
+        let address = self.address(request.headers(), request.extensions());
+        Ok(network(address.ok_or_else(KeyError::unknown_peer)?, self.ipv6_prefix))
     }
 }
 
@@ -370,6 +442,7 @@ fn unescaped(quoted: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
 
     fn client<V: AsRef<[u8]>>(source: &ClientIp, peer: &str, lines: &[(&str, V)]) -> String {
         let mut headers = HeaderMap::new();
@@ -412,11 +485,44 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_nobody_told_of_is_an_error_that_says_what_to_do() {
-        let error = PeerIp.extract(&Request::new(())).unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains("into_make_service_with_connect_info"), "{text}");
-        assert!(text.contains("feature `axum`"), "without it, that alone does not help: {text}");
+    fn a_closure_finds_the_peer_and_nothing_else_does() {
+        let mut request = Request::new(());
+        request.extensions_mut().insert(SocketAddr::from(([192, 0, 2, 1], 1)));
+        let by_address = ClientIp::peer().peer_from(|extensions| extensions.get().copied());
+        assert_eq!(by_address.extract(&request), Err(KeyError::unknown_peer()));
+        request.extensions_mut().insert("::ffff:192.0.2.2".parse::<IpAddr>().unwrap());
+        assert_eq!(by_address.extract(&request).unwrap().to_string(), "192.0.2.2");
+        assert_eq!(PeerIp.extract(&request).unwrap().to_string(), "192.0.2.1");
+        assert!(format!("{by_address:?}").contains("peer_from: Closure"), "{by_address:?}");
+    }
+
+    /// By hops, the peer's address is needed only if the header has too few.
+    #[test]
+    fn without_the_peers_address_the_header_must_have_enough() {
+        let unknown = KeyError::unknown_peer();
+        assert_eq!(PeerIp.extract(&Request::new(())), Err(unknown.clone()));
+        let (hops, name) = (Trust::hops, HeaderName::from_static("x-real-ip"));
+        let table = [
+            (ClientIp::x_forwarded_for(hops(1)), "x-forwarded-for", "1.1.1.1, 192.0.2.1", true),
+            (ClientIp::x_forwarded_for(hops(2)), "x-forwarded-for", "192.0.2.1, 10.0.0.1", true),
+            (ClientIp::x_forwarded_for(hops(2)), "x-forwarded-for", "unknown, 192.0.2.1", true),
+            (ClientIp::x_forwarded_for(hops(2)), "x-forwarded-for", "192.0.2.1", false),
+            (ClientIp::x_forwarded_for(hops(1)), "x-forwarded-for", "192.0.2.1, unknown", false),
+            (ClientIp::x_forwarded_for(hops(1)), "x-forwarded-for", "", false),
+            (ClientIp::x_forwarded_for(hops(1)), "host", "192.0.2.1", false),
+            (ClientIp::x_forwarded_for(proxies()), "x-forwarded-for", "192.0.2.1", false),
+            (ClientIp::forwarded(hops(1)), "forwarded", "for=192.0.2.1", true),
+            (ClientIp::forwarded(hops(2)), "forwarded", "for=192.0.2.1", false),
+            (ClientIp::header(name.clone(), hops(1)), "x-real-ip", "192.0.2.1", true),
+            (ClientIp::header(name.clone(), hops(1)), "x-real-ip", "unknown", false),
+            (ClientIp::header(name, proxies()), "x-real-ip", "192.0.2.1", false),
+            (ClientIp::peer(), "x-forwarded-for", "192.0.2.1", false),
+        ];
+        for (source, header, line, enough) in table {
+            let request = Request::builder().header(header, line).body(()).unwrap();
+            let expected = if enough { Ok([192, 0, 2, 1].into()) } else { Err(unknown.clone()) };
+            assert_eq!(source.extract(&request), expected, "{source:?} {line}");
+        }
     }
 
     #[test]
@@ -537,8 +643,9 @@ mod tests {
         ];
         for (network, peer, trusted) in table {
             let trust = Trust::proxies([network.parse().unwrap()]);
+            let Trusted::Networks(networks) = &trust.0 else { panic!("{trust:?}") };
             let peer: IpAddr = peer.parse().unwrap();
-            assert_eq!(trust.includes(peer.to_canonical()), trusted, "{network} {peer}");
+            assert_eq!(includes(networks, peer.to_canonical()), trusted, "{network} {peer}");
         }
     }
 

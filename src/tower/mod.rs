@@ -154,6 +154,7 @@ mod key;
 mod layer;
 mod method;
 mod observe;
+mod peer;
 mod question;
 mod refusal;
 mod response;
