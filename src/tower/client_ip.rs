@@ -2,10 +2,10 @@
 
 use super::api_key::only_line;
 use super::key::{KeyError, KeyExtractor};
-use super::peer;
+use super::{nat64, peer};
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Request};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -22,9 +22,11 @@ use std::sync::Arc;
 /// header is looked at, so no client can choose its key. Behind a reverse proxy all requests come
 /// from the proxy, and [`ClientIp`] is right.
 ///
-/// An IPv4 address that is written as an IPv6 one (`::ffff:203.0.113.7`) is the IPv4 address.
-/// Of other IPv6 addresses the first 64 bits count: a client commonly has all that follow. For
-/// another number of bits, use [`ClientIp::peer`].
+/// An IPv4 address is one key, however it arrives: as itself, mapped (`::ffff:203.0.113.7`), or
+/// behind a translator with a well-known prefix (`64:ff9b::203.0.113.7`, or
+/// `::ffff:0:203.0.113.7`). Of other IPv6 addresses the first 64 bits count: a client commonly has
+/// all that follow. For another number of bits, or a prefix of your own translator, use
+/// [`ClientIp::peer`].
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PeerIp;
 
@@ -33,7 +35,7 @@ impl<B> KeyExtractor<B> for PeerIp {
 
     fn extract(&self, request: &Request<B>) -> Result<IpAddr, KeyError> {
         let peer = peer::address(request.extensions()).ok_or_else(KeyError::unknown_peer)?;
-        Ok(network(peer.to_canonical(), DEFAULT_IPV6_PREFIX))
+        Ok(network(nat64::untranslated(peer.to_canonical(), &[]), DEFAULT_IPV6_PREFIX))
     }
 }
 
@@ -82,13 +84,15 @@ fn network(address: IpAddr, ipv6_prefix: u8) -> IpAddr {
 /// needs nothing else. A request that needs the peer's address, if that is not known, is answered
 /// 500.
 ///
-/// An IPv4 address that is written as an IPv6 one is the IPv4 address, and of other IPv6
-/// addresses the first 64 bits count, unless [`ipv6_prefix`](Self::ipv6_prefix) says otherwise.
+/// An IPv4 address is one key, however it arrives: as itself, mapped, or behind a translator with
+/// a well-known prefix or one of [`nat64_prefixes`](Self::nat64_prefixes). Of other IPv6 addresses
+/// the first 64 bits count, unless [`ipv6_prefix`](Self::ipv6_prefix) says otherwise.
 #[derive(Clone, Debug)]
 pub struct ClientIp {
     source: Source,
     trust: Trust,
     peer_from: PeerFrom,
+    nat64_prefixes: Option<Arc<[Ipv6Net]>>,
     ipv6_prefix: u8,
 }
 
@@ -122,6 +126,9 @@ enum Source {
 }
 
 /// Which proxies may say whose request it is.
+///
+/// Their addresses count as they arrive: a mapped IPv4 address (`::ffff:10.0.0.1`) is the IPv4
+/// address, but one behind a translator (`64:ff9b::10.0.0.1`) is an IPv6 address here.
 #[derive(Clone, Debug)]
 pub struct Trust(Trusted);
 
@@ -181,7 +188,8 @@ const MAX_HOPS: usize = 64;
 
 impl ClientIp {
     /// The peer's, whatever headers say: as [`PeerIp`], for another
-    /// [`ipv6_prefix`](Self::ipv6_prefix) or [`peer_from`](Self::peer_from).
+    /// [`ipv6_prefix`](Self::ipv6_prefix), [`nat64_prefixes`](Self::nat64_prefixes) or
+    /// [`peer_from`](Self::peer_from).
     #[must_use]
     pub fn peer() -> Self {
         Self::new(Source::Peer, Trust::proxies([]))
@@ -190,7 +198,7 @@ impl ClientIp {
     const fn new(source: Source, trust: Trust) -> Self {
         let peer_from = PeerFrom::KnownTypes;
         let ipv6_prefix = DEFAULT_IPV6_PREFIX;
-        Self { source, trust, peer_from, ipv6_prefix }
+        Self { source, trust, peer_from, nat64_prefixes: None, ipv6_prefix }
     }
 
     /// As `X-Forwarded-For` tells it: a list to which each proxy adds its own peer.
@@ -260,6 +268,40 @@ impl ClientIp {
         F: Fn(&Extensions) -> Option<IpAddr> + Send + Sync + 'static,
     {
         Self { peer_from: PeerFrom::Closure(Arc::new(peer)), ..self }
+    }
+
+    /// Sets the prefixes of your own translators from IPv4 to IPv6 (NAT64, SIIT), besides the
+    /// well-known `64:ff9b::/96` and `::ffff:0:0:0/96`. An address in one of them is the IPv4
+    /// address in it, by [RFC 6052, section 2.2]; in several, that of the longest prefix.
+    ///
+    /// List only prefixes that nothing but a translator uses: all addresses in them with the same
+    /// IPv4 address are one client.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use std::net::SocketAddr;
+    /// use tollgate::tower::{ClientIp, KeyExtractor};
+    ///
+    /// let client = ClientIp::peer().nat64_prefixes(["2001:db8:64::/96".parse()?]);
+    /// let mut request = Request::new(());
+    /// request.extensions_mut().insert("[2001:db8:64::203.0.113.7]:4321".parse::<SocketAddr>()?);
+    /// assert_eq!(client.extract(&request)?.to_string(), "203.0.113.7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if a prefix has another length than 32, 40, 48, 56, 64 or 96 bits.
+    ///
+    /// [RFC 6052, section 2.2]: https://www.rfc-editor.org/rfc/rfc6052#section-2.2
+    #[must_use]
+    pub fn nat64_prefixes(self, prefixes: impl IntoIterator<Item = Ipv6Net>) -> Self {
+        let prefixes: Arc<[Ipv6Net]> = prefixes.into_iter().collect();
+        for prefix in &*prefixes {
+            let is_length = nat64::LENGTHS.contains(&prefix.prefix_len());
+            assert!(is_length, "a NAT64 prefix has 32, 40, 48, 56, 64 or 96 bits, unlike {prefix}");
+        }
+        Self { nat64_prefixes: Some(prefixes), ..self }
     }
 
     /// Sets how many bits of an IPv6 address count, 1 to 128: 64 by default; 56 or 48 if clients
@@ -336,7 +378,9 @@ impl<B> KeyExtractor<B> for ClientIp {
 
     fn extract(&self, request: &Request<B>) -> Result<IpAddr, KeyError> {
         let address = self.address(request.headers(), request.extensions());
-        Ok(network(address.ok_or_else(KeyError::unknown_peer)?, self.ipv6_prefix))
+        let own = self.nat64_prefixes.as_deref().unwrap_or_default();
+        let address = nat64::untranslated(address.ok_or_else(KeyError::unknown_peer)?, own);
+        Ok(network(address, self.ipv6_prefix))
     }
 }
 
@@ -481,6 +525,65 @@ mod tests {
             if bits == 64 {
                 assert_eq!(PeerIp.extract(&request).unwrap(), found);
             }
+        }
+    }
+
+    /// The key of `address`, wherever it stands.
+    fn anywhere(address: &str, with: impl Fn(ClientIp) -> ClientIp) -> String {
+        let bracketed = if address.contains(':') { format!("[{address}]") } else { address.into() };
+        let element = format!("for=\"{bracketed}:4711\"");
+        let at = |source, peer, lines: &[(&str, &str)]| client(&with(source), peer, lines);
+        let hop = || Trust::hops(1);
+        let real_ip = ClientIp::header(HeaderName::from_static("x-real-ip"), hop());
+        let by_proxies = ClientIp::x_forwarded_for(proxies());
+        let found = [
+            at(ClientIp::peer(), address, &[]),
+            at(by_proxies, "10.0.0.1", &[("x-forwarded-for", address)]),
+            at(ClientIp::x_forwarded_for(hop()), "10.0.0.1", &[("x-forwarded-for", &bracketed)]),
+            at(ClientIp::forwarded(hop()), "10.0.0.1", &[("forwarded", &element)]),
+            at(real_ip, "10.0.0.1", &[("x-real-ip", address)]),
+        ];
+        assert!(found.iter().all(|key| *key == found[0]), "{address}: {found:?}");
+        found[0].clone()
+    }
+
+    #[test]
+    fn an_ipv4_client_is_one_key_however_it_arrives() {
+        let own = ["2001:dead:64::/96", "2001:dead:65::/48", "2001:dead:65:cb00::/64"];
+        let own = own.map(|prefix| prefix.parse::<Ipv6Net>().unwrap());
+        // (as it arrives, its key by well-known prefixes, its key by those three besides)
+        let table = [
+            ("203.0.113.7", "203.0.113.7", "203.0.113.7"),
+            ("::ffff:203.0.113.7", "203.0.113.7", "203.0.113.7"),
+            ("64:ff9b::203.0.113.7", "203.0.113.7", "203.0.113.7"),
+            ("64:ff9b::203.0.113.8", "203.0.113.8", "203.0.113.8"),
+            ("64:ff9b::cb00:7107", "203.0.113.7", "203.0.113.7"),
+            ("::ffff:0:203.0.113.7", "203.0.113.7", "203.0.113.7"),
+            ("::ffff:0:203.0.113.8", "203.0.113.8", "203.0.113.8"),
+            ("64:ff9b::1:203.0.113.7", "64:ff9b::1:cb00:7107", "64:ff9b::1:cb00:7107"),
+            ("64:ff9b:1::203.0.113.7", "64:ff9b:1::cb00:7107", "64:ff9b:1::cb00:7107"),
+            ("::203.0.113.7", "::cb00:7107", "::cb00:7107"),
+            ("2001:dead:64::203.0.113.7", "2001:dead:64::cb00:7107", "203.0.113.7"),
+            ("2001:dead:65:cb01:71:700::", "2001:dead:65:cb01:71:700::", "203.1.113.7"),
+            ("2001:dead:65:cb01:71:700::1", "2001:dead:65:cb01:71:700:0:1", "203.1.113.7"),
+            ("2001:dead:65:cb00:71:700::", "2001:dead:65:cb00:71:700::", "113.7.0.0"),
+        ];
+        for (address, by_default, by_own) in table {
+            assert_eq!(anywhere(address, |source| source), by_default);
+            assert_eq!(anywhere(address, |source| source.nat64_prefixes(own)), by_own, "{address}");
+        }
+        let mut request = Request::new(());
+        let peer: IpAddr = "64:ff9b::203.0.113.7".parse().unwrap();
+        request.extensions_mut().insert(SocketAddr::new(peer, 1));
+        assert_eq!(PeerIp.extract(&request).unwrap().to_string(), "203.0.113.7");
+    }
+
+    #[test]
+    fn nat64_prefixes_have_the_lengths_of_the_rfc() {
+        for length in 0..=128 {
+            let prefix = Ipv6Net::new("2001:dead::".parse().unwrap(), length).unwrap();
+            let set = std::panic::catch_unwind(|| ClientIp::peer().nat64_prefixes([prefix]));
+            assert_eq!(set.is_ok(), [32, 40, 48, 56, 64, 96].contains(&length), "{length}");
         }
     }
 
@@ -640,6 +743,10 @@ mod tests {
             ("::ffff:0:0/96", "2001:db8::1", false),
             ("::/0", "2001:db8::1", true),
             ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            // As they arrive, not as the IPv4 address that a translator has had.
+            ("10.0.0.0/8", "64:ff9b::10.0.0.1", false),
+            ("64:ff9b::10.0.0.0/104", "64:ff9b::10.0.0.1", true),
+            ("64:ff9b::10.0.0.0/104", "10.0.0.1", false),
         ];
         for (network, peer, trusted) in table {
             let trust = Trust::proxies([network.parse().unwrap()]);

@@ -153,6 +153,7 @@ mod headers;
 mod key;
 mod layer;
 mod method;
+mod nat64;
 mod observe;
 mod peer;
 mod question;
@@ -165,6 +166,8 @@ pub use api_key::{ApiKey, KeyOr, MissingKey};
 pub use client_ip::{ClientIp, PeerIp, Trust};
 /// A network of addresses, of the crate `ipnet`: what [`Trust::proxies`] takes.
 pub use ipnet::IpNet;
+/// A network of IPv6 addresses, of the crate `ipnet`: what [`ClientIp::nat64_prefixes`] takes.
+pub use ipnet::Ipv6Net;
 
 pub use failure::{FailClosed, FailOpen, NeverFails, OnStoreError, Undecided};
 pub use future::ResponseFuture;
