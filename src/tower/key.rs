@@ -1,5 +1,7 @@
-use http::{Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode};
 use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
 
 /// Tells whose request it is.
 ///
@@ -42,58 +44,143 @@ where
     }
 }
 
-/// A request whose key cannot be told, and how to answer it.
+/// A request has no key, and how the layer answers it; it is not passed on.
 ///
 /// ```
-/// use http::{Request, StatusCode};
+/// use http::{HeaderValue, Request};
 /// use tollgate::tower::{KeyError, KeyExtractor};
 ///
-/// /// The API key. Who sends none is answered 401.
+/// /// The API key. A request without one is answered 401.
 /// #[derive(Clone)]
 /// struct ApiKey;
 ///
 /// impl<B> KeyExtractor<B> for ApiKey {
-///     type Key = http::HeaderValue;
+///     type Key = HeaderValue;
 ///
 ///     fn extract(&self, request: &Request<B>) -> Result<Self::Key, KeyError> {
 ///         let key = request.headers().get("x-api-key").cloned();
-///         key.ok_or_else(|| KeyError::new(StatusCode::UNAUTHORIZED, "x-api-key is missing"))
+///         key.ok_or_else(|| {
+///             let challenge = HeaderValue::from_static("ApiKey header=\"x-api-key\"");
+///             KeyError::unauthorized(challenge, "x-api-key is missing")
+///         })
 ///     }
 /// }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyError {
     status: StatusCode,
     text: Cow<'static, str>,
+    challenge: Option<HeaderValue>,
+    advice: Option<Cow<'static, str>>,
 }
 
 impl KeyError {
-    /// Answers the request with this status and this text; it is not passed on.
+    /// Answers the request with a status of 400 or above and a text, which the client sees.
+    ///
+    /// A gateway that asks this server whether to pass a request on takes a status below 400 for
+    /// a yes. Such a `status` is a mistake of the program's: the answer is then 500 Internal
+    /// Server Error. For 401 Unauthorized, use [`unauthorized`](Self::unauthorized).
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use tollgate::tower::KeyError;
+    ///
+    /// let error = KeyError::new(StatusCode::FORBIDDEN, "this tenant is suspended");
+    /// assert_eq!(error.status(), StatusCode::FORBIDDEN);
+    /// assert_eq!(KeyError::new(StatusCode::OK, "").status(), StatusCode::INTERNAL_SERVER_ERROR);
+    /// ```
     pub fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, text: text.into() }
+        let is_error = status >= StatusCode::BAD_REQUEST;
+        let status = if is_error { status } else { StatusCode::INTERNAL_SERVER_ERROR };
+        Self { status, text: text.into(), challenge: None, advice: None }
     }
 
-    /// The status of the answer.
+    /// Answers the request with 401 Unauthorized, a text, and `challenge` as its
+    /// `WWW-Authenticate` ([RFC 9110, section 11.6.1]): how the client must authenticate.
+    ///
+    /// ```
+    /// use http::HeaderValue;
+    /// use tollgate::tower::KeyError;
+    ///
+    /// let challenge = HeaderValue::from_static("Bearer");
+    /// let error = KeyError::unauthorized(challenge.clone(), "a token is missing");
+    /// assert_eq!(error.challenge(), Some(&challenge));
+    /// ```
+    ///
+    /// [RFC 9110, section 11.6.1]: https://www.rfc-editor.org/rfc/rfc9110#section-11.6.1
+    pub fn unauthorized(challenge: HeaderValue, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, text) }
+    }
+
+    /// Answers the request with 500 Internal Server Error: the server is set up wrongly.
+    ///
+    /// The client sees a text that says no more than that. `advice` is for the operator.
+    ///
+    /// ```
+    /// use tollgate::tower::KeyError;
+    ///
+    /// let error = KeyError::internal("add the layer that finds the tenant");
+    /// assert_eq!(error.text(), "The server cannot tell whose request this is.");
+    /// assert_eq!(error.to_string(), "add the layer that finds the tenant");
+    /// ```
+    pub fn internal(advice: impl Into<Cow<'static, str>>) -> Self {
+        let text = "The server cannot tell whose request this is.";
+        let error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, text);
+        Self { advice: Some(advice.into()), ..error }
+    }
+
+    /// The status of the answer, 400 or above.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The text of the answer.
+    /// The text of the answer, which the client sees.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// It is the server that must be mended, not the client.
+    /// The `WWW-Authenticate` of the answer.
+    #[must_use]
+    pub const fn challenge(&self) -> Option<&HeaderValue> {
+        self.challenge.as_ref()
+    }
+
+    /// What the operator must do, which the client does not see.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.advice.as_deref()
+    }
+
     pub(super) fn unknown_peer() -> Self {
-        let text = "the peer's address is not known: in axum, with tollgate's feature `axum`, \
-                    serve the router with into_make_service_with_connect_info::<SocketAddr>(); \
-                    elsewhere, put the peer's SocketAddr into the request's extensions";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+        Self::internal(
+            "the peer's address is not known: in axum, with tollgate's feature `axum`, serve the \
+             router with into_make_service_with_connect_info::<SocketAddr>(), or in a test add the \
+             layer MockConnectInfo; in tonic, enable tollgate's feature `tonic`; on a unix socket, \
+             count the proxies by ClientIp and Trust::hops, and let them set the header; elsewhere, \
+             put the peer's SocketAddr into the request's extensions, or tell ClientIp::peer_from \
+             where to find the address",
+        )
+    }
+
+    /// Adds a challenge to a 401 that has none.
+    pub(super) fn or_challenge(mut self, challenge: impl FnOnce() -> HeaderValue) -> Self {
+        if self.status == StatusCode::UNAUTHORIZED {
+            self.challenge.get_or_insert_with(challenge);
+        }
+        self
     }
 }
+
+/// The advice, or the text if there is none.
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.advice().unwrap_or(&self.text))
+    }
+}
+
+impl Error for KeyError {}
 
 /// One budget for all requests.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -177,5 +264,61 @@ extract_each!(A 0, B 1, C 2, D 3);
 impl crate::store::RedisKey for Route {
     fn write_to(&self, key: &mut Vec<u8>) {
         self.path().unwrap_or_default().write_to(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_a_key_is_never_a_success() {
+        for status in (100..1_000).map(|code| StatusCode::from_u16(code).unwrap()) {
+            let error = KeyError::new(status, "no key");
+            let expected = if status.as_u16() < 400 { 500 } else { status.as_u16() };
+            assert_eq!(error.status(), expected, "{status}");
+            assert_eq!((error.text(), &*error.to_string()), ("no key", "no key"));
+            assert_eq!((error.challenge(), error.advice()), (None, None));
+        }
+    }
+
+    #[test]
+    fn what_the_operator_must_do_is_not_for_the_client() {
+        let error = KeyError::unknown_peer();
+        assert_eq!(error.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(error.text(), "The server cannot tell whose request this is.");
+        assert_eq!(error.challenge(), None);
+        assert_eq!(error.advice(), Some(&*error.to_string()));
+        let ways = [
+            "into_make_service_with_connect_info",
+            "feature `axum`",
+            "MockConnectInfo",
+            "feature `tonic`",
+            "Trust::hops",
+            "SocketAddr",
+            "ClientIp::peer_from",
+        ];
+        for way in ways {
+            assert!(error.to_string().contains(way), "{way}");
+        }
+    }
+
+    #[test]
+    fn a_401_has_one_challenge() {
+        let of = |challenge| HeaderValue::from_static(challenge);
+        let with = KeyError::unauthorized(of("Bearer"), "no key");
+        assert_eq!((with.status(), with.text()), (StatusCode::UNAUTHORIZED, "no key"));
+        assert_eq!((with.to_string().as_str(), with.advice()), ("no key", None));
+        // (error, its challenge if another is offered)
+        let table = [
+            (with, Some("Bearer")),
+            (KeyError::new(StatusCode::UNAUTHORIZED, "no key"), Some("Basic")),
+            (KeyError::new(StatusCode::FORBIDDEN, "no key"), None),
+            (KeyError::internal("add the layer"), None),
+        ];
+        for (error, expected) in table {
+            let error = error.or_challenge(|| of("Basic"));
+            assert_eq!(error.challenge(), expected.map(of).as_ref(), "{error:?}");
+        }
     }
 }
