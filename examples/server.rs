@@ -41,8 +41,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tollgate::tower::{
-    ClientIp, FailClosed, FailOpen, HeaderStyle, KeyError, KeyExtractor, MatchedRoute,
-    OnStoreError, RateLimitLayer, Route, Trust, Undecided,
+    ApiKey, ClientIp, FailClosed, FailOpen, HeaderStyle, KeyError, KeyExtractor, KeyOr,
+    MatchedRoute, OnStoreError, RateLimitLayer, Route, Trust, Undecided,
 };
 use tollgate::{BoxRateLimiter, Limiter, Policy};
 
@@ -240,9 +240,13 @@ impl<B> KeyExtractor<B> for ServerKey {
                 let path = route.path().map(|_| percent_decode_str(request.uri().path()).collect());
                 Ok(Key::Path(route, path.unwrap_or_default()))
             }
-            // Who sends no such header shares the budget of its address.
+            // A request without the header shares the budget of its address.
             KeyBy::Header(name) => {
-                request.headers().get(name).cloned().map(Key::Header).map_or_else(address, Ok)
+                let key = ApiKey::header(name.clone()).or(self.client.clone()).extract(request)?;
+                Ok(match key {
+                    KeyOr::Key(value) => Key::Header(value),
+                    KeyOr::Missing(address) => Key::Address(address),
+                })
             }
         }
     }

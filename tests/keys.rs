@@ -1,5 +1,5 @@
 //! Keys of requests, driven by real clients: peers' addresses in each way that a server leaves
-//! them, and methods in each spelling.
+//! them, API keys and methods in each spelling.
 
 use axum::Router;
 use axum::extract::connect_info::{ConnectInfo, Connected, MockConnectInfo};
@@ -9,7 +9,7 @@ use http::{Extensions, HeaderName, HeaderValue, Method, StatusCode};
 use reqwest::Client;
 use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpListener;
-use tollgate::tower::{ClientIp, PeerIp, RateLimitLayer, RequestMethod, Trust};
+use tollgate::tower::{ApiKey, ClientIp, PeerIp, RateLimitLayer, RequestMethod, Trust};
 use tollgate::{Limiter, Policy};
 
 /// One request an hour for each key.
@@ -30,6 +30,11 @@ async fn listen() -> (TcpListener, String) {
 
 fn http1() -> Client {
     Client::builder().http1_only().build().unwrap()
+}
+
+/// Without TLS, by prior knowledge.
+fn http2() -> Client {
+    Client::builder().http2_prior_knowledge().build().unwrap()
 }
 
 /// The status of the answer to a GET with these lines of a header.
@@ -168,6 +173,34 @@ async fn a_closure_finds_the_peer_in_a_type_of_the_users() {
         tokio::spawn(async { axum::serve(listener, app).await });
         for expected in expected {
             assert_eq!(http1().get(&url).send().await.unwrap().status(), expected);
+        }
+    }
+}
+
+/// HTTP/1.1 takes blanks from around a value, HTTP/2 does not.
+#[tokio::test]
+async fn blanks_around_an_api_key_open_no_budget() {
+    let spellings: [&[u8]; 6] = [b"17", b" 17", b"17 ", b"\t17", b"17\t", b" \t 17\t \t"];
+    let bearer: Vec<_> = spellings.iter().map(|key| [&b" \tBearer "[..], key].concat()).collect();
+    let by_header = ApiKey::header(HeaderName::from_static("x-api-key"));
+    let table: [(_, _, Vec<&[u8]>); 2] = [
+        (by_header, "x-api-key", spellings.to_vec()),
+        (ApiKey::bearer(), "authorization", bearer.iter().map(Vec::as_slice).collect()),
+    ];
+    for (key, header, spellings) in table {
+        let (listener, url) = listen().await;
+        let app = hello().layer(RateLimitLayer::new(limiter()).key(key));
+        tokio::spawn(async { axum::serve(listener, app).await });
+        for (version, client) in [(2, http2()), (1, http1())] {
+            for (n, spelling) in spellings.iter().enumerate() {
+                let expected = if version == 2 && n == 0 { 200 } else { 429 };
+                let status = get_with(&client, &url, header, &[spelling]).await;
+                assert_eq!(status, expected, "{header} {spelling:?}, HTTP/{version}");
+            }
+            for blank in [&b""[..], b" ", b" \t "] {
+                let status = get_with(&client, &url, header, &[blank]).await;
+                assert_eq!(status, 401, "{header} {blank:?}, HTTP/{version}");
+            }
         }
     }
 }
