@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What `cargo check` says of a program that uses this crate.
-fn check(program: &str) -> Result<(), String> {
+/// What `cargo check` says of a program that uses this crate, with these features.
+fn check(program: &str, features: &[&str]) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let project = tempfile::tempdir().unwrap();
     let manifest = format!(
         "[package]\nname = \"program\"\nedition = \"2024\"\n\n\
-         [dependencies]\ntollgate = {{ path = {root:?} }}\n"
+         [dependencies]\nhttp = \"1\"\ntower = {{ version = \"0.5\", features = [\"util\"] }}\n\
+         tollgate = {{ path = {root:?}, features = {features:?} }}\n"
     );
     fs::create_dir(project.path().join("src")).unwrap();
     fs::write(project.path().join("Cargo.toml"), manifest).unwrap();
@@ -40,9 +41,34 @@ fn limits_by_key_on_a_memory_are_refused_with_the_store_to_take() {
              }}\n"
         )
     };
-    check(&program("TieredMemory")).unwrap();
-    let said = check(&program("Memory")).unwrap_err();
+    check(&program("TieredMemory"), &[]).unwrap();
+    let said = check(&program("Memory"), &[]).unwrap_err();
     assert!(said.contains("may differ from key to key"), "{said}");
     assert!(said.contains("these limits need a `TieredMemory`"), "{said}");
     assert!(said.contains("Limiter::with_store(limits, TieredMemory::new(clock))"), "{said}");
+}
+
+#[test]
+fn a_body_that_no_text_can_become_is_refused_with_the_line_to_write() {
+    let program = |ending: &str| {
+        format!(
+            "use http::{{Request, Response}};\n\
+             use tollgate::{{Limiter, Quota, TokenBucket, tower::RateLimitLayer}};\n\
+             use tower::{{Service, ServiceBuilder, service_fn}};\n\
+             struct Stream;\n\
+             fn takes<S: Service<Request<()>>>(_: S) {{}}\n\
+             fn main() {{\n\
+                 let limiter = Limiter::new(TokenBucket::new(Quota::per_hour(10)));\n\
+                 let layer = RateLimitLayer::new(limiter){ending};\n\
+                 let serve = async |_: Request<()>| Ok::<_, ()>(Response::new(Stream));\n\
+                 takes(ServiceBuilder::new().layer(layer).service(service_fn(serve)));\n\
+             }}\n"
+        )
+    };
+    check(&program(".any_body()"), &["tower"]).unwrap();
+    let own = ".refusal(|_: &tollgate::tower::Refusal<'_>| Response::new(Stream))";
+    check(&program(own), &["tower"]).unwrap();
+    let said = check(&program(""), &["tower"]).unwrap_err();
+    assert!(said.contains("`ProblemJson` cannot answer with a body of type `Stream`"), "{said}");
+    assert!(said.contains("add `.any_body()` at the end of this layer"), "{said}");
 }

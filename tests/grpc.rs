@@ -3,7 +3,7 @@
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
-use tollgate::tower::{GrpcOnly, RateLimitLayer};
+use tollgate::tower::{Grpc, RateLimitLayer};
 use tollgate::{Limiter, Policy};
 use tonic::Code;
 use tonic::transport::server::TcpConnectInfo;
@@ -19,7 +19,7 @@ async fn start(policy: &str) -> String {
             let peer: Option<&TcpConnectInfo> = request.extensions().get();
             peer.and_then(|peer| peer.remote_addr()).map(|peer| peer.ip())
         })
-        .refusal(GrpcOnly);
+        .refusal(Grpc);
     let (_, health) = tonic_health::server::health_reporter();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

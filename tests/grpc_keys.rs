@@ -10,7 +10,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
-use tollgate::tower::{GrpcMethod, GrpcOnly, KeyExtractor, PeerIp, RateLimitLayer};
+use tollgate::tower::{Grpc, GrpcMethod, KeyExtractor, PeerIp, RateLimitLayer};
 use tollgate::{Limiter, Policy};
 use tonic::body::Body;
 use tonic::transport::{
@@ -37,7 +37,7 @@ where
     E: KeyExtractor<Body, Key: Hash + Eq + Send + Sync + 'static> + Clone + Send + Sync + 'static,
 {
     let limiter = Limiter::new("token_bucket 1/h".parse::<Policy>().unwrap());
-    let layer = RateLimitLayer::new(limiter).key(key).refusal(GrpcOnly);
+    let layer = RateLimitLayer::new(limiter).key(key).refusal(Grpc);
     let (reporter, health) = tonic_health::server::health_reporter();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let scheme = if matches!(connections, Connections::Tcp) { "http" } else { "https" };

@@ -113,6 +113,21 @@ async fn a_limit_holds_across_connections_and_streams() {
 }
 
 #[tokio::test]
+async fn headers_do_not_choose_the_status() {
+    let server = Server::start(&["--policy", "token_bucket 1/h burst 1"]);
+    assert_eq!(get(&http1(), server.url("/")).await.status(), StatusCode::OK);
+    for client in [http1(), http2()] {
+        for content_type in ["application/grpc", "application/grpc-web+proto", "text/plain"] {
+            let request = client.get(server.url("/")).header("content-type", content_type);
+            let denied = request.header("te", "trailers").send().await.unwrap();
+            assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS, "{content_type}");
+            assert_eq!(header(&denied, "grpc-status"), "none");
+        }
+    }
+    assert_eq!(hits(&http1(), &server).await, 1);
+}
+
+#[tokio::test]
 async fn headers_do_not_choose_the_key() {
     let server = Server::start(&["--policy", "token_bucket 1/min burst 3"]);
     let client = http1();

@@ -1,8 +1,9 @@
 //! The layer around services of many kinds, without a socket.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
+use proptest::prelude::*;
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tollgate::tower::{
-    FailClosed, FailOpen, GrpcOnly, HeaderStyle, KeyError, KeyExtractor, PeerIp, PlainText,
+    FailClosed, FailOpen, Grpc, HeaderStyle, KeyError, KeyExtractor, PeerIp, PlainText,
     ProblemJson, RateLimitLayer, Refusal, Undecided,
 };
 use tollgate::{
@@ -151,7 +152,7 @@ async fn refusals_are_replaced_by_a_closure_and_still_say_when_to_retry() {
     let layer = RateLimitLayer::new(limiter("strict: token_bucket 1/d"))
         .key(|_: &Request<()>| "everyone")
         .refusal(|refusal: &Refusal<'_>| {
-            let mut response = Response::new(Full::from(format!("no: {}", refusal.policy)));
+            let mut response = Response::new(Full::from(format!("no: {}", refusal.limit.unwrap())));
             *response.status_mut() = StatusCode::IM_A_TEAPOT;
             response
         });
@@ -314,35 +315,188 @@ async fn what_can_never_pass_says_so_and_nothing_of_waiting() {
     assert!(refused.contains(detail), "{refused}");
 }
 
+/// `(content type of the call, content type of the answer)`
+const GRPC_TYPES: [(&str, &str); 5] = [
+    ("application/grpc", "application/grpc"),
+    ("application/grpc-web+proto", "application/grpc-web+proto"),
+    ("Application/GRPC+proto", "Application/GRPC+proto"),
+    ("application/json", "application/grpc"),
+    ("", "application/grpc"),
+];
+
 #[tokio::test]
-async fn grpc_is_refused_in_its_own_way_by_every_form() {
-    let call = |cost: bool, content_type: &str| {
+async fn a_layer_that_is_marked_as_grpc_denies_by_a_status_of_grpc() {
+    for ((content_type, answered), cost) in GRPC_TYPES.into_iter().flat_map(|t| [(t, 0), (t, 3)]) {
         let call = Request::post("/greeter").header("content-type", content_type);
-        if cost { call.header("x-cost", "3") } else { call }.body(()).unwrap()
-    };
-    let types = ["application/grpc", "application/grpc-web+proto", "Application/GRPC+proto"];
-    for (content_type, cost) in types.into_iter().flat_map(|t| [(t, false), (t, true)]) {
-        let call = || call(cost, content_type);
-        let refused = [
-            exhausted(ProblemJson::default()).oneshot(call()).await.unwrap(),
-            exhausted(PlainText).oneshot(call()).await.unwrap(),
-            exhausted(GrpcOnly).oneshot(call()).await.unwrap(),
-        ];
-        for refused in refused {
-            assert_eq!(refused.status(), 200);
-            let headers = refused.headers().clone();
-            assert_eq!(headers["content-type"], content_type);
-            assert_eq!(headers["grpc-status"], "8");
-            let pushback = headers["grpc-retry-pushback-ms"].to_str().unwrap();
-            if cost {
-                assert_eq!(pushback, "-1");
-            } else {
-                let pushback: u64 = pushback.parse().unwrap();
-                assert!((3_500_000..=3_600_000).contains(&pushback), "{pushback}");
-            }
-            assert!(headers["grpc-message"].to_str().unwrap().contains("request"));
-            assert_eq!(text(refused).await, "");
+        let call = if cost == 0 { call } else { call.header("x-cost", cost) };
+        let denied = exhausted(Grpc).oneshot(call.body(()).unwrap()).await.unwrap();
+        assert_eq!(denied.status(), 200);
+        let headers = denied.headers().clone();
+        assert_eq!(headers["content-type"], answered);
+        assert_eq!(headers["grpc-status"], "8");
+        let pushback = headers["grpc-retry-pushback-ms"].to_str().unwrap();
+        if cost == 0 {
+            let pushback: u64 = pushback.parse().unwrap();
+            assert!((3_500_000..=3_600_000).contains(&pushback), "{pushback}");
+        } else {
+            assert_eq!(pushback, "-1");
         }
+        assert!(headers["grpc-message"].to_str().unwrap().contains("request"));
+        assert_eq!(text(denied).await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_is_marked_as_grpc_rejects_by_a_status_of_grpc() {
+    let table = [(401, "16"), (403, "7"), (400, "3"), (422, "3"), (500, "13"), (503, "14")];
+    for (status, code) in table {
+        let status = StatusCode::from_u16(status).unwrap();
+        let layer = RateLimitLayer::new(limiter("1/h")).key(NoKey(status)).refusal(Grpc);
+        let service = layer.layer(Strict::default());
+        let rejected = service.oneshot(Request::new(())).await.unwrap();
+        assert_eq!(rejected.status(), 200);
+        assert_eq!(rejected.headers()["grpc-status"], code);
+        assert_eq!(rejected.headers().get("grpc-retry-pushback-ms").is_some(), status == 503);
+    }
+}
+
+/// A key that no request has.
+#[derive(Copy, Clone)]
+struct NoKey(StatusCode);
+
+impl<B> KeyExtractor<B> for NoKey {
+    type Key = ();
+
+    fn extract(&self, _: &Request<B>) -> Result<(), KeyError> {
+        Err(KeyError::new(self.0, "none"))
+    }
+}
+
+/// Why a request is not passed on.
+#[derive(Copy, Clone, Debug)]
+enum Why {
+    Denied,
+    Never,
+    NoKey(StatusCode),
+    StoreFails,
+    /// The operator's own answer leaves the status at 200.
+    StoreFailsAndIsAnswered,
+}
+
+impl Why {
+    async fn ask<R>(self, refusal: R, request: Request<()>) -> Response<Body>
+    where
+        R: tollgate::tower::Refuse<Body> + Clone,
+    {
+        let failing = || RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
+        let answer = match self {
+            Self::Denied => exhausted(refusal).oneshot(request).await,
+            Self::Never => {
+                let layer = RateLimitLayer::new(limiter("1/h")).key(|_: &Request<()>| "k");
+                let layer = layer.cost(|_: &Request<()>| 2).refusal(refusal);
+                layer.layer(Strict::default()).oneshot(request).await
+            }
+            Self::NoKey(status) => {
+                let layer = RateLimitLayer::new(limiter("1/h")).key(NoKey(status));
+                layer.refusal(refusal).layer(Strict::default()).oneshot(request).await
+            }
+            Self::StoreFails => {
+                let layer = failing().on_store_error(FailClosed).refusal(refusal);
+                layer.layer(Strict::default()).oneshot(request).await
+            }
+            Self::StoreFailsAndIsAnswered => {
+                let layer = failing().refusal(refusal);
+                let layer = layer.on_store_error(|_: &std::io::Error| {
+                    Undecided::Answer(Response::new(Full::from("not now")))
+                });
+                layer.layer(Strict::default()).oneshot(request).await
+            }
+        };
+        answer.unwrap()
+    }
+}
+
+fn whys() -> impl Strategy<Value = (Why, u16)> {
+    prop_oneof![
+        Just((Why::Denied, 429)),
+        Just((Why::Never, 429)),
+        (100_u16..600).prop_map(|status| {
+            let answered = if status < 400 { 500 } else { status };
+            (Why::NoKey(StatusCode::from_u16(status).unwrap()), answered)
+        }),
+        Just((Why::StoreFails, 503)),
+        Just((Why::StoreFailsAndIsAnswered, 503)),
+    ]
+}
+
+/// Requests that say anything of themselves.
+fn requests() -> impl Strategy<Value = Request<()>> {
+    let method = prop_oneof!["GET|HEAD|POST|OPTIONS|CONNECT|PRI", "[A-Z]{1,9}"];
+    let version =
+        prop_oneof![Just(Version::HTTP_10), Just(Version::HTTP_11), Just(Version::HTTP_2)];
+    let name = "content-type|te|accept|grpc-status|grpc-timeout|upgrade|x-http-method-override|\
+                expect|origin|access-control-request-method|status|x-[a-z]{1,5}";
+    let value = "application/(grpc|GRPC|grpc-web)[+;a-z]{0,9}|trailers|100-continue|[!-~]{0,20}";
+    let headers = prop::collection::vec((name, value), 0..6);
+    (method, version, "/[a-z./%?]{0,12}", headers).prop_map(|(method, version, path, headers)| {
+        let mut request = Request::builder().method(&*method).version(version).uri(path);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        request.body(()).unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A gateway lets a request through if the answer means success.
+    #[test]
+    fn no_request_that_is_not_passed_on_is_answered_by_success(
+        request in requests(),
+        (why, status) in whys(),
+    ) {
+        let closure = |_: &Refusal<'_>| Response::new(Full::from("slow down"));
+        let answers = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let answers = answers.block_on(async {
+            [
+                why.ask(ProblemJson::default(), request.clone()).await,
+                why.ask(PlainText, request.clone()).await,
+                why.ask(closure, request.clone()).await,
+            ]
+        });
+        for answer in answers {
+            prop_assert_eq!(answer.status().as_u16(), status, "{:?} {:?}", why, request);
+            prop_assert!(!answer.headers().contains_key("grpc-status"));
+            let own = matches!(why, Why::StoreFailsAndIsAnswered);
+            prop_assert_eq!(answer.headers().contains_key("cache-control"), !own);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_closure_answers_whatever_is_not_passed_on() {
+    let teapot = |refusal: &Refusal<'_>| {
+        let text = format!("{} {} {:?}", refusal.status, refusal.detail(), refusal.limit);
+        let mut response = Response::new(Full::from(text));
+        if refusal.headers.contains_key("x-teapot") && refusal.method == Method::GET {
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+        }
+        response
+    };
+    let key = Why::NoKey(StatusCode::PAYMENT_REQUIRED);
+    let table = [
+        (Why::Never, 429, "429 Too Many Requests This request costs more"),
+        (key, 402, "402 Payment Required none None"),
+        (Why::StoreFails, 503, "503 Service Unavailable The rate limit cannot be checked"),
+    ];
+    for (why, status, begin) in table {
+        let plain = why.ask(teapot, Request::new(())).await;
+        assert_eq!(plain.status(), status);
+        let text = text(plain).await;
+        assert!(text.starts_with(begin), "{text}");
+        let wants_tea = Request::get("/").header("x-teapot", "1").body(()).unwrap();
+        assert_eq!(why.ask(teapot, wants_tea).await.status(), 418);
     }
 }
 
@@ -442,7 +596,7 @@ async fn each_tier_has_its_own_limit_and_tells_it() {
     }
     let answer = ask("2").await;
     assert_eq!(answer.status(), 500);
-    assert!(text(answer).await.contains("there is no limiter 2 of 2"));
+    assert!(!text(answer).await.contains("limiter"), "the client is told nothing of the setup");
 }
 
 /// A client that hangs up while it waits in a queue: departures behind it have been promised.
@@ -531,8 +685,9 @@ async fn a_failing_store_is_met_as_was_chosen() {
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
 
     let call = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
-    let closed = layer().on_store_error(FailClosed).layer(Strict::default());
+    let closed = layer().on_store_error(FailClosed).refusal(Grpc).layer(Strict::default());
     let answer = closed.oneshot(call).await.unwrap();
+    assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["grpc-status"], "14");
     assert_eq!(answer.headers()["grpc-retry-pushback-ms"], "1000");
 

@@ -4,13 +4,16 @@ use http::{Request, Response, StatusCode};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
-use tollgate::tower::{FailClosed, FailOpen, RateLimitLayer};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tollgate::tower::{ApiKey, FailClosed, FailOpen, RateLimitLayer};
 use tollgate::{
     Decision, Describe, Description, LeakyBucket, Limiter, Operation, Policy, Quota, RateLimiter,
 };
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 /// A store that fails whenever it is asked.
 struct Broken;
@@ -98,7 +101,11 @@ fn told(work: impl FnOnce()) -> String {
 }
 
 fn set() -> Arc<Limiter<Policy>> {
-    Arc::new(Limiter::new("few: fixed_window 3/d; many: fixed_window 5/d".parse().unwrap()))
+    Arc::new(Limiter::new(set_of_two()))
+}
+
+fn set_of_two() -> Policy {
+    "few: fixed_window 3/d; many: fixed_window 5/d".parse().unwrap()
 }
 
 #[test]
@@ -120,7 +127,7 @@ fn decisions_are_counted_by_limit_and_outcome() {
 }
 
 #[test]
-fn a_failing_store_is_counted_and_told_of() {
+fn a_failing_store_is_counted_and_logged() {
     let ask_broken = || {
         let layer = || RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
         let open = ServiceBuilder::new().layer(layer().on_store_error(FailOpen));
@@ -134,7 +141,82 @@ fn a_failing_store_is_counted_and_told_of() {
     let told = told(ask_broken);
     assert_eq!(told.lines().count(), 2, "{told}");
     assert!(told.lines().all(|line| line.contains(" WARN ")), "{told}");
-    assert!(told.contains("the rate limit cannot be checked error=out of order"), "{told}");
+    let line = "the rate limit cannot be checked error=out of order requests=1";
+    assert!(told.contains(line), "{told}");
+}
+
+/// Asks so many times at once, and again a second later, each time by another clone of the service.
+fn ask_again_and_again<L, E>(layer: L, times: usize)
+where
+    L: tower::Layer<Inner, Service: Service<Request<()>, Error = E> + Clone>,
+    E: std::fmt::Debug,
+{
+    let service = layer.layer(Inner);
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().start_paused(true).build().unwrap().block_on(async {
+        for _ in 0..2 {
+            for _ in 0..times {
+                service.clone().oneshot(Request::new(())).await.unwrap();
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    });
+}
+
+#[derive(Clone)]
+struct Inner;
+
+impl Service<Request<()>> for Inner {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<String>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        ready(Ok(Response::new(String::new())))
+    }
+}
+
+#[test]
+fn a_store_that_fails_all_requests_is_logged_once_a_second() {
+    let flood = || {
+        let layer = RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
+        ask_again_and_again(layer.on_store_error(FailClosed), 1_000);
+    };
+    assert_eq!(counted(flood), [("tollgate_store_errors_total".to_owned(), 2_000)].into());
+    let told = told(flood);
+    let requests = told.lines().map(|line| line.rsplit('=').next().unwrap());
+    assert_eq!(requests.collect::<Vec<_>>(), ["1", "1000"], "{told}");
+}
+
+#[test]
+fn a_key_that_the_server_cannot_know_is_logged_with_what_to_do() {
+    let layer = || RateLimitLayer::new(Limiter::new(set_of_two()));
+    let flood = || ask_again_and_again(layer(), 1_000);
+    let counts = [("tollgate_key_errors_total status=500".to_owned(), 2_000)];
+    assert_eq!(counted(flood), counts.into());
+    let told = told(flood);
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 2, "{told}");
+    for (line, requests) in lines.iter().zip([1, 1_000]) {
+        assert!(line.contains(" ERROR "), "{told}");
+        assert!(line.contains("into_make_service_with_connect_info"), "{told}");
+        assert!(line.ends_with(&format!("requests={requests}")), "{told}");
+    }
+}
+
+/// A client that leaves its key out is its own affair: it is counted, and not logged.
+#[test]
+fn a_key_that_the_client_leaves_out_is_counted() {
+    let flood = || {
+        let layer = RateLimitLayer::new(Limiter::new(set_of_two())).key(ApiKey::bearer());
+        ask_again_and_again(layer, 10);
+    };
+    assert_eq!(counted(flood), [("tollgate_key_errors_total status=401".to_owned(), 20)].into());
+    assert_eq!(told(flood), "");
 }
 
 #[test]

@@ -48,10 +48,9 @@ pub trait OnStoreError<E, B> {
 pub enum Undecided<B> {
     /// It goes on to the service, without a decision and without `RateLimit` fields.
     PassOn,
-    /// It is answered 503 Service Unavailable with `Retry-After: 1`, in the form of the layer's
-    /// refusals; a call of gRPC is answered `UNAVAILABLE` with `grpc-retry-pushback-ms: 1000`.
+    /// The layer answers 503 Service Unavailable with `Retry-After: 1`, in the form of its refusals.
     Unavailable,
-    /// It is answered so.
+    /// The layer answers so. A status that means success becomes 503.
     Answer(Response<B>),
 }
 

@@ -129,11 +129,12 @@ impl RateLimitFields {
     fn member(&self, decision: &Decision) -> HeaderValue {
         let Limit { observer, member } = self.binding(decision);
         let begin =
-            member.get_or_init(|| format!("{};r=", Quoted(observer.policy())).into_bytes().into());
+            member.get_or_init(|| format!("{};r=", Quoted(observer.limit())).into_bytes().into());
         let (mut r, mut t) = (itoa::Buffer::new(), itoa::Buffer::new());
         let r = r.format(decision.remaining().min(MAX_INTEGER)).as_bytes();
         let next_after = || decision.next_after().map(seconds_rounded_up);
-        let text = match retry_after_seconds(decision).or_else(next_after) {
+        let retry_after = decision.retry_after().map(retry_after_seconds);
+        let text = match retry_after.or_else(next_after) {
             Some(seconds) => [begin, r, b";t=", t.format(seconds).as_bytes()].concat(),
             None => [begin, r].concat(),
         };
@@ -227,16 +228,14 @@ impl RateLimitValues {
     }
 }
 
-/// Whole seconds after which to ask again, at least 1; `None` where waiting does not help.
-pub(super) fn retry_after_seconds(decision: &Decision) -> Option<u64> {
-    Some(seconds_rounded_up(decision.retry_after()?).max(1))
+/// Whole seconds after which to ask again, at least 1.
+pub(super) fn retry_after_seconds(wait: Duration) -> u64 {
+    seconds_rounded_up(wait).max(1)
 }
 
-/// Sets `Retry-After` (RFC 9110) where waiting helps: digits only.
-pub(super) fn set_retry_after(decision: &Decision, headers: &mut HeaderMap) {
-    if let Some(seconds) = retry_after_seconds(decision) {
-        headers.insert(RETRY_AFTER, seconds.into());
-    }
+/// Sets `Retry-After` (RFC 9110): digits only.
+pub(super) fn set_retry_after(wait: Duration, headers: &mut HeaderMap) {
+    headers.insert(RETRY_AFTER, retry_after_seconds(wait).into());
 }
 
 fn seconds_rounded_up(duration: Duration) -> u64 {
@@ -498,7 +497,7 @@ mod tests {
         for (micros, seconds) in table {
             let decision = decision(Outcome::Denied(Duration::from_micros(micros)), 0, micros);
             let mut headers = HeaderMap::new();
-            set_retry_after(&decision, &mut headers);
+            set_retry_after(decision.retry_after().unwrap(), &mut headers);
             assert_eq!(headers[RETRY_AFTER], seconds.to_string());
         }
     }

@@ -1,3 +1,4 @@
+use super::any_body::AnyBody;
 use super::client_ip::PeerIp;
 use super::failure::NeverFails;
 use super::headers::{Format, HeaderStyle, RateLimitFields};
@@ -7,7 +8,6 @@ use super::refusal::ProblemJson;
 use super::response::Answers;
 use super::service::RateLimit;
 use crate::limiter::Describe;
-use http::StatusCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_layer::Layer;
@@ -133,20 +133,23 @@ impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
 }
 
 impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
-    /// The same, with refused requests answered by `refusal`: a closure from
-    /// [`&Refusal`](super::Refusal) to a response, whose type must be written out, or a
-    /// [`Refuse`](super::Refuse), which makes all of the layer's answers. With a closure those to
-    /// requests without a key (401, 500), or while the store fails (503), are a line of text.
+    /// Sets how the layer answers the requests that it does not pass on:
+    /// [`ProblemJson`](super::ProblemJson) unless set, [`PlainText`](super::PlainText),
+    /// [`Grpc`](super::Grpc) for services of gRPC, a closure from [`&Refusal`](super::Refusal) to a
+    /// response, whose types must be written out, or a [`Refuse`](super::Refuse) of your own.
+    ///
+    /// It makes the answers to requests that a limit denies (429), that have no key (401, or as the
+    /// [`KeyError`](super::KeyError) says) and that come while the store fails (503). If a closure
+    /// leaves the status at 200, it becomes that one.
     ///
     /// ```
-    /// use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+    /// use http::{HeaderValue, Response, header::CONTENT_TYPE};
     /// use tollgate::tower::{RateLimitLayer, Refusal};
     /// # use tollgate::{Limiter, Quota, TokenBucket};
     ///
     /// fn as_json(refusal: &Refusal<'_>) -> Response<String> {
-    ///     let wait = refusal.decision.retry_after().map_or(-1.0, |wait| wait.as_secs_f64());
-    ///     let mut response = Response::new(format!(r#"{{"error":"slow down","wait":{wait}}}"#));
-    ///     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    ///     let body = format!(r#"{{"error": "{}"}}"#, refusal.status);
+    ///     let mut response = Response::new(body);
     ///     let json = HeaderValue::from_static("application/json");
     ///     response.headers_mut().insert(CONTENT_TYPE, json);
     ///     response
@@ -168,8 +171,8 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// [`OnStoreError`](super::OnStoreError), such as a closure from the error, whose type must be
     /// written out: `|error: &tollgate::Error| ...`.
     ///
-    /// With the feature `metrics` such requests are counted (`tollgate_store_errors_total`), with
-    /// `tracing` they are told with the error, as warnings.
+    /// With the feature `metrics` such requests are counted (`tollgate_store_errors_total`). With
+    /// `tracing`, a warning has the error and the number of such requests, at most once a second.
     #[must_use]
     pub fn on_store_error<F2>(self, choice: F2) -> RateLimitLayer<L, Q, R, F2> {
         self.with_answers(|answers| answers.with_choice(choice))
@@ -187,6 +190,36 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     pub fn wait(self, longest: Duration) -> Self {
         let longest_wait = Some(longest).filter(|longest| !longest.is_zero());
         Self { longest_wait, ..self }
+    }
+
+    /// Makes the layer work around a service with any body: layers of `tower-http` that change the
+    /// body, a client of `hyper`, a service of `tonic` whose refusals have a text. To be said last.
+    ///
+    /// Without it, the layer's own answers have the body of the service, which must then be one that
+    /// is made of a `String`, such as axum's. With it, the response's body is a
+    /// [`ResponseBody`](super::ResponseBody).
+    ///
+    /// ```
+    /// use http::{Request, Response};
+    /// use tollgate::tower::RateLimitLayer;
+    /// use tollgate::{Limiter, Quota, TokenBucket};
+    /// use tower::{ServiceBuilder, service_fn};
+    ///
+    /// /// A body that no text can become.
+    /// struct Stream;
+    ///
+    /// # #[cfg(feature = "memory")] {
+    /// let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)));
+    /// let service = ServiceBuilder::new()
+    ///     .layer(RateLimitLayer::new(limiter).any_body())
+    ///     .service(service_fn(async |_: Request<()>| Ok::<_, ()>(Response::new(Stream))));
+    /// # fn assert_service<S: tower::Service<Request<()>>>(_: S) {}
+    /// # assert_service(service);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn any_body(self) -> AnyBody<Self> {
+        AnyBody(self)
     }
 }
 
@@ -207,10 +240,13 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// The same question, if there is a limiter to put it to.
     pub(super) fn known<K>(&self, asked: Option<Asked<K>>) -> Result<Option<Asked<K>>, KeyError> {
         match &asked {
-            Some(asked) if asked.limiter >= self.limiters.len() => Err(KeyError::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("there is no limiter {} of {}", asked.limiter, self.limiters.len()),
-            )),
+            Some(asked) if asked.limiter >= self.limiters.len() => {
+                Err(KeyError::internal(format!(
+                    "RateLimitLayer::choosing was told to ask limiter {} of {}, counted from 0",
+                    asked.limiter,
+                    self.limiters.len()
+                )))
+            }
             _ => Ok(asked),
         }
     }

@@ -1,29 +1,28 @@
-//! Middleware that guards a [`tower`](https://docs.rs/tower) HTTP service with a limiter: one from
-//! `http::Request<_>` to `http::Response<B>`, where `B` can be made of a `String` for the layer's own
-//! answers (those of axum and `http-body-util`'s `Full` can; [`GrpcOnly`] needs no text).
+//! Middleware that guards a [`tower`](https://docs.rs/tower) HTTP service with a limiter.
 //!
-//! [`RateLimitLayer`] asks a limiter for one unit before each request. What is admitted goes on
-//! to the service, with the [`Decision`](crate::Decision) in its extensions; what is not is
+//! [`RateLimitLayer`] asks a limiter for one unit before each request. A request that is allowed goes
+//! on to the service, with the [`Decision`](crate::Decision) in its extensions. One that is denied is
 //! answered 429 Too Many Requests, and the service never sees it. Both kinds of answer carry
 //!
 //! - `RateLimit-Policy` and `RateLimit`, as in
 //!   [draft-ietf-httpapi-ratelimit-headers-11](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/11/),
-//!   appended to any that the service sets itself. `r` is what remains, `t` the seconds until
-//!   there is one more, rounded up; on a refusal, those after which the same request passes. A
-//!   single limit without a name is called `default` there. [`HeaderStyle`] has the older ways of
-//!   telling the same;
-//! - on a refusal, `Retry-After` in whole seconds, rounded up and never 0: a client that sleeps
+//!   appended to any that the service sets itself. `r` is what remains and `t` the seconds until
+//!   there is one more, rounded up; on a denial, the seconds after which the same request passes.
+//!   Both are of the moment of the decision: a handler that takes three seconds does not change
+//!   them. A single limit without a name is called `default` there. [`HeaderStyle`] has the older
+//!   fields;
+//! - on a denial, `Retry-After` in whole seconds, rounded up and never 0: a client that sleeps
 //!   exactly so long gets through. A request that can never pass, because it costs more than the
 //!   limit holds, has none.
 //!
-//! A refusal has `Cache-Control: no-store` and a body of `application/problem+json`
-//! ([`ProblemJson`]); a HEAD has no body, and a call of gRPC a status of gRPC. Other answers:
-//! [`refusal`](RateLimitLayer::refusal).
+//! A denial has `Cache-Control: no-store` and a body of `application/problem+json`
+//! ([`ProblemJson`]). [`refusal`](RateLimitLayer::refusal) sets another one. Whatever a request says
+//! of itself, it gets no answer that means success unless it is passed on; only a layer that is
+//! [marked as one of gRPC](#grpc) answers 200.
 //!
-//! A [`LeakyBucket`](crate::LeakyBucket) admits requests and tells them when to go. The layer
-//! passes them on at once: it is for the handler to sleep for the
-//! [`delay`](crate::Decision::delay) of its decision, for the layer to
-//! [`wait`](RateLimitLayer::wait), or for the policy to say `nodelay`.
+//! A [`LeakyBucket`](crate::LeakyBucket) allows requests and returns when they should go. The layer
+//! passes them on at once. Let the handler sleep for the [`delay`](crate::Decision::delay) of its
+//! decision, let the layer [`wait`](RateLimitLayer::wait), or say `nodelay` in the policy.
 //!
 //! # In axum
 //!
@@ -41,7 +40,7 @@
 //!     .layer(RateLimitLayer::new(limiter)); // a budget for each address
 //!
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-//! // The service must be told its clients' addresses, or every request is answered 500.
+//! // Without the addresses of its clients, the layer answers every request 500.
 //! axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
 //! # }
 //! ```
@@ -71,7 +70,7 @@
 #![cfg_attr(all(feature = "axum", feature = "memory"), doc = "```")]
 #![cfg_attr(not(all(feature = "axum", feature = "memory")), doc = "```ignore")]
 //! use axum::extract::Request;
-//! use axum::http::{HeaderValue, StatusCode};
+//! use axum::http::HeaderValue;
 //! use axum::response::{IntoResponse, Response};
 //! use axum::{Extension, Router, routing::get};
 //! use tollgate::tower::{Refusal, RateLimitLayer};
@@ -94,8 +93,7 @@
 //!             // budget. (`ApiKey` does this with a rule of your choice.)
 //!             .key(|request: &Request| request.headers().get("x-api-key").cloned())
 //!             .refusal(|refusal: &Refusal<'_>| -> Response {
-//!                 let text = format!("too much for {}", refusal.policy);
-//!                 (StatusCode::TOO_MANY_REQUESTS, text).into_response()
+//!                 (refusal.status, format!("{}\n", refusal.detail())).into_response()
 //!             }),
 //!     )
 //!     .layer(RateLimitLayer::new(Limiter::new(by_address))); // added last, so outermost
@@ -121,6 +119,58 @@
 //! so give each limit a name. The handler finds the decision of the innermost layer that made one.
 //! Limits on the *same* key belong into one [`Policy`](crate::Policy) instead: it charges all or none.
 //!
+//! # With other layers
+//!
+//! The layer's own answers have the body of the service below it. Axum's body and
+//! `http-body-util`'s `Full` can hold them. Around other layers that change the body, such as
+//! `TraceLayer`, `CompressionLayer` or `RequestBodyLimitLayer` in one `ServiceBuilder`, end the layer
+//! with [`any_body`](RateLimitLayer::any_body).
+//!
+//! A decision in memory is made at once, by the service that is ready. If the layer has to wait for
+//! a store, or holds a request back, it lets go of the inner service and makes it ready again
+//! afterwards, so that a waiting request holds no permit of a `ConcurrencyLimit`.
+//!
+//! **CORS**: put `CorsLayer` outside, which in axum means to add it last. It answers preflights
+//! before they are charged, and lets pages read denials; what else a page may read, it lists:
+//!
+//! ```text
+//! .layer(RateLimitLayer::new(limiter))
+//! .layer(CorsLayer::new().allow_origin(origins).expose_headers([
+//!     RETRY_AFTER,
+//!     HeaderName::from_static("ratelimit"),
+//!     HeaderName::from_static("ratelimit-policy"),
+//! ]))
+//! ```
+//!
+//! In the other order, `.exempt(is_preflight)` keeps preflights free ([`is_preflight`]), but a page
+//! cannot read a denial.
+//!
+//! **Uploads**: a denial does not read the request's body. On HTTP/1.1 hyper then closes the
+//! connection, and a client that is still sending may see a reset instead of the 429. A client that
+//! sends `Expect: 100-continue` is answered before it sends the body, HTTP/2 resets the stream alone,
+//! and a reverse proxy that buffers requests (nginx does) reads it all.
+//!
+//! **Gateways** that ask a service whether a request may pass (nginx's `auth_request`, Traefik's
+//! ForwardAuth) judge by the status. nginx takes 401 and 403 for a denial and answers 500 to its
+//! client for 429, so set the status by a closure there:
+//! `.refusal(|_: &Refusal<'_>| StatusCode::FORBIDDEN.into_response())`.
+//!
+//! # gRPC
+//!
+//! `.refusal(`[`Grpc`]`)` marks a layer as one around services of gRPC. Denials are then
+//! `RESOURCE_EXHAUSTED` with `grpc-retry-pushback-ms`. Nothing in a request makes a layer do so by
+//! itself. A server of both gRPC and HTTP gives each router a layer of its own.
+//!
+//! A call is charged once, when it begins: a stream is one call.
+//!
+//! # Observing it
+//!
+//! With the feature `metrics`, requests are counted as `tollgate_requests_total` by limit and
+//! outcome, those without a key as `tollgate_key_errors_total` by status, and those that the store
+//! failed to decide as `tollgate_store_errors_total`. With `tracing`, denials are events of level
+//! debug; a failing store is a warning, and a key that the server is not set up to know an error with
+//! what to do about it, both at most once a second for a layer, with the number of requests.
+//!
 //! # Around a client
 //!
 //! A client that is such a service keeps to somebody else's limit by the same layer, with
@@ -145,6 +195,7 @@
 //! What would wait for too long is answered 429 by the layer itself. What the other side refuses all
 //! the same says when to ask again: [`retry_after`].
 
+mod any_body;
 mod api_key;
 mod client_ip;
 mod failure;
@@ -162,6 +213,7 @@ mod response;
 mod retry;
 mod service;
 
+pub use any_body::{AnyBody, ResponseBody, WithResponseBody, WithResponseBodyFuture};
 pub use api_key::{ApiKey, KeyOr, MissingKey};
 pub use client_ip::{ClientIp, PeerIp, Trust};
 /// A network of addresses, of the crate `ipnet`: what [`Trust::proxies`] takes.
@@ -177,7 +229,9 @@ pub use key::{KeyError, KeyExtractor, Shared};
 pub use key::{MatchedRoute, Route};
 pub use layer::RateLimitLayer;
 pub use method::{GrpcMethod, ListedMethod, RegisteredMethod, RequestMethod};
-pub use question::{Ask, Asked, FromRequest, NoneExempt, OneLimiter, OneUnit, Question};
-pub use refusal::{GrpcOnly, PlainText, ProblemJson, Refusal, Refuse, Rejection, Wanted};
+pub use question::{
+    Ask, Asked, FromRequest, NoneExempt, OneLimiter, OneUnit, Question, is_preflight,
+};
+pub use refusal::{Grpc, PlainText, ProblemJson, Refusal, Refuse};
 pub use retry::retry_after;
 pub use service::RateLimit;

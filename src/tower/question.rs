@@ -2,7 +2,8 @@
 
 use super::client_ip::PeerIp;
 use super::key::{KeyError, KeyExtractor};
-use http::Request;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::{Method, Request};
 
 /// How a layer asks about a request: whose it is, what it costs, whether it is exempt, and which
 /// of several limiters to ask. [`RateLimitLayer`](super::RateLimitLayer)'s methods set each.
@@ -69,6 +70,33 @@ where
         let (cost, limiter) = (self.cost.read(request), self.choice.read(request));
         Ok(Some(Asked { key, cost, limiter }))
     }
+}
+
+/// Returns whether a request is a CORS preflight, by which a browser asks before a page's request:
+/// an OPTIONS with `Origin` and `Access-Control-Request-Method`
+/// ([Fetch](https://fetch.spec.whatwg.org/#cors-preflight-request)).
+///
+/// `.exempt(is_preflight)` keeps a limit in front of a CORS layer from charging preflights. Any
+/// client can send such a request, so exempt them only if nothing behind the limit does any work for
+/// an OPTIONS.
+///
+/// ```
+/// use http::Request;
+/// use tollgate::tower::is_preflight;
+///
+/// let request = Request::options("/")
+///     .header("origin", "https://app.example")
+///     .header("access-control-request-method", "PUT")
+///     .body(())?;
+/// assert!(is_preflight(&request));
+/// # Ok::<(), http::Error>(())
+/// ```
+#[must_use]
+pub fn is_preflight<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    request.method() == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// Tells a cost, a choice, or whether a request is exempt: a closure from the request does.

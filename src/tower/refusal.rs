@@ -1,108 +1,111 @@
-//! The answers to requests that are not passed on.
+//! The answers to requests that the layer does not pass on.
 
 use super::headers::retry_after_seconds;
 use crate::decision::Decision;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
+use std::time::Duration;
 
-/// A request that is refused, and why.
+/// A request that the layer answers itself, and why.
 #[derive(Copy, Clone, Debug)]
 #[non_exhaustive]
 pub struct Refusal<'a> {
-    /// The limiter's decision: [`Denied`](crate::Outcome::Denied) or
-    /// [`Never`](crate::Outcome::Never).
-    pub decision: Decision,
-    /// The name of the limit that refuses, as it stands in the `RateLimit` field: the limit's
-    /// own; `default` for a single limit without one.
-    pub policy: &'a str,
-    /// What kind of answer the request wants.
-    pub wanted: Wanted<'a>,
-}
-
-/// A request that is not passed on for another reason than a limit, and why.
-#[derive(Copy, Clone, Debug)]
-#[non_exhaustive]
-pub struct Rejection<'a> {
-    /// 401 where a key is missing, 503 where the store fails, or another one.
+    /// The status of the answer: 429 if a limit denies the request, 503 if the store fails, or that
+    /// of the [`KeyError`](super::KeyError) if the request has no key.
     pub status: StatusCode,
-    /// The reason, in a sentence.
-    pub text: &'a str,
-    /// What kind of answer the request wants.
-    pub wanted: Wanted<'a>,
+    /// The limiter's decision, [`Denied`](crate::Outcome::Denied) or
+    /// [`Never`](crate::Outcome::Never), if a limit denies the request.
+    pub decision: Option<Decision>,
+    /// The name of the limit that denies the request, as in the `RateLimit` field: the limit's own,
+    /// or `default` for a single limit without one.
+    pub limit: Option<&'a str>,
+    /// The method of the request.
+    pub method: &'a Method,
+    /// The header fields of the request.
+    pub headers: &'a HeaderMap,
+    /// Why, if no limit denies the request.
+    pub(super) text: &'a str,
 }
 
-/// What kind of answer a request wants.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Wanted<'a> {
-    /// A status and a body.
-    Http,
-    /// A status without a body: the request is a HEAD.
-    HttpHead,
-    /// A status of gRPC, in headers only, with this `Content-Type`: the request's, such as
-    /// `application/grpc` or `application/grpc-web+proto`.
-    Grpc(&'a HeaderValue),
-}
+impl Refusal<'_> {
+    /// The reason in a sentence, in English, for the client.
+    #[must_use]
+    pub fn detail(&self) -> Cow<'_, str> {
+        match self.decision {
+            None => self.text.into(),
+            Some(decision) => match decision.retry_after().map(retry_after_seconds) {
+                Some(seconds) => format!("Too many requests: retry after {seconds} s.").into(),
+                None => "This request costs more than its limit ever allows.".into(),
+            },
+        }
+    }
 
-impl<'a> Wanted<'a> {
-    pub(super) fn by<B>(request: &'a Request<B>) -> Self {
-        const GRPC: &[u8] = b"application/grpc";
-        let is_grpc = |value: &&HeaderValue| {
-            let begin = value.as_bytes().get(..GRPC.len());
-            begin.is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC))
-        };
-        if let Some(content_type) = request.headers().get(CONTENT_TYPE).filter(is_grpc) {
-            Self::Grpc(content_type)
-        } else if request.method() == Method::HEAD {
-            Self::HttpHead
-        } else {
-            Self::Http
+    /// How long the client should wait, unrounded; `None` if waiting does not help. `Retry-After`
+    /// is this in whole seconds, rounded up.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.decision {
+            Some(decision) => decision.retry_after(),
+            None => (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(STORE_RETRY_AFTER),
         }
     }
 }
 
-/// Makes the answers to requests that are not passed on.
+/// When a client should try again after the store has failed.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Makes the answers to requests that the layer does not pass on.
 ///
-/// [`ProblemJson`], [`PlainText`] and [`GrpcOnly`] do. So does a closure from the refusal to a
-/// response; other rejections are then answered by a plain text.
+/// [`ProblemJson`], [`PlainText`] and [`Grpc`] do. So does a closure from the refusal to a response:
+/// if it sets no status, or one that means success, the answer has the status of the refusal. An
+/// implementation of this trait is sent as it is.
 ///
-/// Whatever it returns, the layer adds to refusals `Retry-After`, `Cache-Control: no-store` and
-/// the fields of its [`HeaderStyle`](super::HeaderStyle), and puts the decision into the
-/// response's extensions.
+/// The layer adds to every answer `Retry-After` if waiting helps, and `Cache-Control: no-store`
+/// unless the answer has a `Cache-Control`; to a denial the fields of its
+/// [`HeaderStyle`](super::HeaderStyle), and the decision to the response's extensions; and to an
+/// answer for a missing key its [challenge](super::KeyError::challenge).
 ///
 /// ```
-/// use http::{Response, StatusCode};
+/// use http::Response;
 /// use tollgate::tower::{Refusal, Refuse};
 ///
 /// fn assert_refuse<B, R: Refuse<B>>(_: &R) {}
 ///
 /// assert_refuse::<String, _>(&|refusal: &Refusal<'_>| {
-///     let mut response = Response::new(format!("slow down: {}", refusal.policy));
-///     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-///     response
+///     Response::new(format!("slow down: {}\n", refusal.detail()))
 /// });
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot answer with a body of type `{B}`",
+    label = "add `.any_body()` at the end of this layer",
+    note = "`RateLimitLayer::any_body` makes the layer work around a service with any body, such as \
+            `TraceLayer`, `CompressionLayer`, `RequestBodyLimitLayer` or a client",
+    note = "a closure of your own is given by `.refusal(|refusal: &Refusal<'_>| ...)` and returns a \
+            response with that body"
+)]
 pub trait Refuse<B> {
-    /// The answer to a request that a limit refuses.
+    /// Returns the answer to the request.
     fn refuse(&self, refusal: &Refusal<'_>) -> Response<B>;
-
-    /// The answer to a request that nobody could decide on.
-    fn reject(&self, rejection: &Rejection<'_>) -> Response<B>;
 }
 
-impl<F, B: From<String>> Refuse<B> for F
+#[diagnostic::do_not_recommend]
+impl<F, B> Refuse<B> for F
 where
     F: Fn(&Refusal<'_>) -> Response<B>,
 {
     fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
-        self(refusal)
+        with_error_status(self(refusal), refusal.status)
     }
+}
 
-    fn reject(&self, rejection: &Rejection<'_>) -> Response<B> {
-        PlainText.reject(rejection)
+/// The response, with `status` if its own means success: a gateway must not take it for consent.
+pub(super) fn with_error_status<B>(mut response: Response<B>, status: StatusCode) -> Response<B> {
+    if response.status().is_success() || response.status().is_informational() {
+        *response.status_mut() = status;
     }
+    response
 }
 
 /// 429 Too Many Requests with `application/problem+json`
@@ -114,22 +117,20 @@ where
 ///  "detail":"Too many requests: retry after 2 s.","violated-policies":["default"]}
 /// ```
 ///
-/// Where the cost is above what the limit ever holds, `detail` says so, and there is no
-/// `Retry-After`. Other rejections have no `type`, the status's own name as their `title`, and
-/// their reason as `detail`.
-///
-/// A HEAD has the same answer without a body; gRPC has a gRPC status in headers.
+/// If the cost is above what the limit ever holds, `detail` says so, and there is no `Retry-After`.
+/// Answers for a missing key or a failing store have no `type`, and the status's own name as their
+/// `title`. The answer to a HEAD has no body.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProblemJson {
     problem_type: Cow<'static, str>,
 }
 
 impl ProblemJson {
-    /// The same with another `type`, a URI.
+    /// Sets another `type` of problem, a URI.
     ///
     /// # Panics
     ///
-    /// Where `uri` is not of printable ASCII.
+    /// Panics if `uri` is not of printable ASCII.
     pub fn with_type(uri: impl Into<Cow<'static, str>>) -> Self {
         let problem_type = uri.into();
         let printable = problem_type.bytes().all(|byte| byte.is_ascii_graphic());
@@ -144,70 +145,86 @@ impl Default for ProblemJson {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<B: From<String>> Refuse<B> for ProblemJson {
     fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
-        respond(refusal.wanted, StatusCode::TOO_MANY_REQUESTS, &reason(refusal), || {
-            let body = format!(
-                "{{\"type\":{},\"title\":\"Quota exceeded\",\"status\":429,\"detail\":{},\
-                 \"violated-policies\":[{}]}}",
+        let status = refusal.status.as_str();
+        let detail = refusal.detail();
+        let detail = Json(&detail);
+        let body = match refusal.limit {
+            Some(limit) => format!(
+                "{{\"type\":{},\"title\":\"Quota exceeded\",\"status\":{status},\
+                 \"detail\":{detail},\"violated-policies\":[{}]}}",
                 Json(&self.problem_type),
-                Json(&reason(refusal)),
-                Json(refusal.policy),
-            );
-            (PROBLEM_JSON, body)
-        })
-    }
-
-    fn reject(&self, rejection: &Rejection<'_>) -> Response<B> {
-        respond(rejection.wanted, rejection.status, rejection.text, || {
-            let status = rejection.status.as_str();
-            let title = Json(rejection.status.canonical_reason().unwrap_or(status));
-            let detail = Json(rejection.text);
-            let body = format!("{{\"title\":{title},\"status\":{status},\"detail\":{detail}}}");
-            (PROBLEM_JSON, body)
-        })
+                Json(limit),
+            ),
+            None => {
+                let title = Json(refusal.status.canonical_reason().unwrap_or(status));
+                format!("{{\"title\":{title},\"status\":{status},\"detail\":{detail}}}")
+            }
+        };
+        respond(refusal, "application/problem+json", body)
     }
 }
 
-/// 429 Too Many Requests with a line of text. A HEAD has no body; gRPC has a gRPC status.
+/// 429 Too Many Requests with a line of text. The answer to a HEAD has no body.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PlainText;
 
+#[diagnostic::do_not_recommend]
 impl<B: From<String>> Refuse<B> for PlainText {
     fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
-        let reason = reason(refusal);
-        let text = || (TEXT_PLAIN, format!("{reason}\n"));
-        respond(refusal.wanted, StatusCode::TOO_MANY_REQUESTS, &reason, text)
-    }
-
-    fn reject(&self, rejection: &Rejection<'_>) -> Response<B> {
-        let text = || (TEXT_PLAIN, format!("{}\n", rejection.text));
-        respond(rejection.wanted, rejection.status, rejection.text, text)
+        respond(refusal, "text/plain; charset=utf-8", format!("{}\n", refusal.detail()))
     }
 }
 
-/// A status of gRPC in headers, without a body, for servers that speak nothing else: it needs
-/// no body that is made from a text, which those of `tonic` are not.
+/// A status of gRPC in the headers of an HTTP 200, without a body ("trailers-only"): marks a layer
+/// as one around services of gRPC, as in `.refusal(Grpc)`.
 ///
-/// Refused is `RESOURCE_EXHAUSTED`, with the milliseconds to wait in `grpc-retry-pushback-ms`
-/// (-1 where waiting does not help).
+/// | refused because | `grpc-status` |
+/// |---|---|
+/// | a limit denies the call | 8, `RESOURCE_EXHAUSTED` |
+/// | the key is missing: 401, 403, another 4xx | 16 `UNAUTHENTICATED`, 7 `PERMISSION_DENIED`, 3 `INVALID_ARGUMENT` |
+/// | the store fails | 14, `UNAVAILABLE` |
+/// | the server is not set up as the key needs | 13, `INTERNAL` |
+///
+/// `grpc-retry-pushback-ms` has the milliseconds to wait, or -1 if waiting does not help. Calls of
+/// gRPC-Web are answered with their own content type.
+///
+/// Whatever a request says of itself, **every request to such a layer** is answered so: 200 is no
+/// consent only for a client that reads `grpc-status`. Do not mark a layer whose answers a gateway
+/// judges by their status (`auth_request`, ForwardAuth), and give the HTTP routes of a server that
+/// has both a layer of their own.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct GrpcOnly;
+pub struct Grpc;
 
-impl<B: Default> Refuse<B> for GrpcOnly {
+#[diagnostic::do_not_recommend]
+impl<B: Default> Refuse<B> for Grpc {
     fn refuse(&self, refusal: &Refusal<'_>) -> Response<B> {
-        grpc(refusal.wanted, StatusCode::TOO_MANY_REQUESTS, &reason(refusal), B::default())
-    }
-
-    fn reject(&self, rejection: &Rejection<'_>) -> Response<B> {
-        grpc(rejection.wanted, rejection.status, rejection.text, B::default())
-    }
-}
-
-fn reason(refusal: &Refusal<'_>) -> Cow<'static, str> {
-    match retry_after_seconds(&refusal.decision) {
-        Some(seconds) => format!("Too many requests: retry after {seconds} s.").into(),
-        None => "This request costs more than its limit ever allows.".into(),
+        let code = match refusal.status {
+            StatusCode::TOO_MANY_REQUESTS => "8",      // RESOURCE_EXHAUSTED
+            StatusCode::UNAUTHORIZED => "16",          // UNAUTHENTICATED
+            StatusCode::FORBIDDEN => "7",              // PERMISSION_DENIED
+            StatusCode::SERVICE_UNAVAILABLE => "14",   // UNAVAILABLE
+            status if status.is_client_error() => "3", // INVALID_ARGUMENT
+            _ => "13",                                 // INTERNAL
+        };
+        let pushback = match refusal.retry_after() {
+            Some(wait) => {
+                let millis = wait.as_micros().div_ceil(1_000);
+                Some(HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX)))
+            }
+            None => refusal.decision.map(|_| HeaderValue::from_static("-1")),
+        };
+        let mut response = Response::new(B::default());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, grpc_content_type(refusal.headers));
+        headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+        headers.insert(GRPC_MESSAGE, percent_encoded(&refusal.detail()));
+        if let Some(pushback) = pushback {
+            headers.insert(GRPC_RETRY_PUSHBACK, pushback);
+        }
+        response
     }
 }
 
@@ -228,25 +245,17 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-const PROBLEM_JSON: &str = "application/problem+json";
-const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
-
-/// The answer as it is wanted; `content` makes the type and the text of a body.
+/// An answer with a body, which is left out if the request is a HEAD.
 fn respond<B: From<String>>(
-    wanted: Wanted<'_>,
-    status: StatusCode,
-    reason: &str,
-    content: impl FnOnce() -> (&'static str, String),
+    refusal: &Refusal<'_>,
+    content_type: &'static str,
+    body: String,
 ) -> Response<B> {
-    if let Wanted::Grpc(_) = wanted {
-        return grpc(wanted, status, reason, B::from(String::new()));
-    }
-    let (content_type, body) = content();
+    // The length is that of the answer to a GET.
     let length = HeaderValue::from(body.len());
-    let body = if wanted == Wanted::HttpHead { String::new() } else { body };
+    let body = if refusal.method == Method::HEAD { String::new() } else { body };
     let mut response = Response::new(B::from(body));
-    *response.status_mut() = status;
-    // A HEAD is told the length that a GET's body would have.
+    *response.status_mut() = refusal.status;
     response.headers_mut().insert(CONTENT_LENGTH, length);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -254,27 +263,17 @@ fn respond<B: From<String>>(
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// A response that ends with its headers ("trailers-only").
-fn grpc<B>(wanted: Wanted<'_>, status: StatusCode, reason: &str, empty: B) -> Response<B> {
-    let code = match status {
-        StatusCode::TOO_MANY_REQUESTS => "8",      // RESOURCE_EXHAUSTED
-        StatusCode::UNAUTHORIZED => "16",          // UNAUTHENTICATED
-        StatusCode::FORBIDDEN => "7",              // PERMISSION_DENIED
-        StatusCode::SERVICE_UNAVAILABLE => "14",   // UNAVAILABLE
-        status if status.is_client_error() => "3", // INVALID_ARGUMENT
-        _ => "13",                                 // INTERNAL
+/// The call's own: `application/grpc`, `application/grpc-web+proto` and the like.
+fn grpc_content_type(headers: &HeaderMap) -> HeaderValue {
+    const GRPC: &[u8] = b"application/grpc";
+    let is_grpc = |value: &&HeaderValue| {
+        let begin = value.as_bytes().get(..GRPC.len());
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC))
     };
-    let content_type = match wanted {
-        Wanted::Grpc(content_type) => content_type.clone(),
-        Wanted::Http | Wanted::HttpHead => HeaderValue::from_static("application/grpc"),
-    };
-    let mut response = Response::new(empty);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
-    headers.insert(GRPC_MESSAGE, percent_encoded(reason));
-    response
+    let own = headers.get(CONTENT_TYPE).filter(is_grpc);
+    own.cloned().unwrap_or(HeaderValue::from_static("application/grpc"))
 }
 
 /// As gRPC writes messages: printable ASCII but `%` stands for itself.

@@ -4,10 +4,10 @@ use super::failure::{OnStoreError, Undecided};
 use super::future::Decided;
 use super::headers::{Format, RateLimitFields, RateLimitValues, set_retry_after};
 use super::key::KeyError;
-use super::observe;
-use super::refusal::{Refusal, Refuse, Rejection, Wanted};
-use crate::decision::{Decision, Outcome};
-use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
+use super::observe::{self, Alarm};
+use super::refusal::{Refusal, Refuse, with_error_status};
+use crate::decision::Decision;
+use http::header::{CACHE_CONTROL, HeaderValue, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode};
 use std::fmt::Display;
 use std::sync::Arc;
@@ -20,9 +20,15 @@ pub struct Answers<R, F> {
     pub(super) fields: Arc<[RateLimitFields]>,
     refusal: R,
     on_store_error: F,
+    alarms: Arc<Alarms>,
 }
 
-const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// Shared by all services of a layer.
+#[derive(Debug, Default)]
+struct Alarms {
+    store: Alarm,
+    key: Alarm,
+}
 
 impl<R, F> Answers<R, F> {
     pub(super) fn new(
@@ -31,17 +37,17 @@ impl<R, F> Answers<R, F> {
         refusal: R,
         on_store_error: F,
     ) -> Self {
-        Self { format, fields, refusal, on_store_error }
+        Self { format, fields, refusal, on_store_error, alarms: Arc::default() }
     }
 
     pub(super) fn with_refusal<R2>(self, refusal: R2) -> Answers<R2, F> {
-        let Self { format, fields, on_store_error, .. } = self;
-        Answers { format, fields, refusal, on_store_error }
+        let Self { format, fields, on_store_error, alarms, .. } = self;
+        Answers { format, fields, refusal, on_store_error, alarms }
     }
 
     pub(super) fn with_choice<F2>(self, on_store_error: F2) -> Answers<R, F2> {
-        let Self { format, fields, refusal, .. } = self;
-        Answers { format, fields, refusal, on_store_error }
+        let Self { format, fields, refusal, alarms, .. } = self;
+        Answers { format, fields, refusal, on_store_error, alarms }
     }
 
     /// What becomes of a request that a limiter has decided on, or could not: it is passed on, and
@@ -66,11 +72,17 @@ impl<R, F> Answers<R, F> {
                 }
             },
             Err(error) => {
-                observe::failed(&error);
+                observe::failed(&error, &self.alarms.store);
+                let status = StatusCode::SERVICE_UNAVAILABLE;
                 match self.on_store_error.on_store_error(&error) {
                     Undecided::PassOn => Verdict::PassOn(None),
-                    Undecided::Unavailable => Verdict::Answer(self.unavailable(request)),
-                    Undecided::Answer(response) => Verdict::Answer(response),
+                    Undecided::Unavailable => {
+                        let text = "The rate limit cannot be checked: retry after 1 s.";
+                        Verdict::Answer(self.refuse(&refusal(status, text, request)))
+                    }
+                    Undecided::Answer(response) => {
+                        Verdict::Answer(with_error_status(response, status))
+                    }
                 }
             }
         }
@@ -92,16 +104,12 @@ impl<R, F> Answers<R, F> {
             request.extensions_mut().insert(decision);
             return Verdict::PassOn(Some(values));
         }
-        let wanted = Wanted::by(request);
-        let policy = observer.policy();
-        let mut response = self.refusal.refuse(&Refusal { decision, policy, wanted });
-        let headers = response.headers_mut();
-        set_retry_after(&decision, headers);
-        if let Wanted::Grpc(_) = wanted {
-            headers.insert(GRPC_RETRY_PUSHBACK, pushback(&decision));
-        }
-        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-        values.append_to(headers);
+        let mut response = self.refuse(&Refusal {
+            decision: Some(decision),
+            limit: Some(observer.limit()),
+            ..refusal(StatusCode::TOO_MANY_REQUESTS, "", request)
+        });
+        values.append_to(response.headers_mut());
         response.extensions_mut().insert(decision);
         Verdict::Answer(response)
     }
@@ -115,38 +123,32 @@ impl<R, F> Answers<R, F> {
     where
         R: Refuse<ResBody>,
     {
-        let (status, text) = (error.status(), error.text());
-        self.refusal.reject(&Rejection { status, text, wanted: Wanted::by(request) })
+        observe::keyless(error, &self.alarms.key);
+        let mut response = self.refuse(&refusal(error.status(), error.text(), request));
+        if let Some(challenge) = error.challenge() {
+            response.headers_mut().append(WWW_AUTHENTICATE, challenge.clone());
+        }
+        response
     }
 
-    fn unavailable<ReqBody, ResBody>(&self, request: &Request<ReqBody>) -> Response<ResBody>
+    fn refuse<ResBody>(&self, refusal: &Refusal<'_>) -> Response<ResBody>
     where
         R: Refuse<ResBody>,
     {
-        let wanted = Wanted::by(request);
-        let mut response = self.refusal.reject(&Rejection {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            text: "The rate limit cannot be checked: retry after 1 s.",
-            wanted,
-        });
+        let mut response = self.refusal.refuse(refusal);
         let headers = response.headers_mut();
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        if let Wanted::Grpc(_) = wanted {
-            headers.insert(GRPC_RETRY_PUSHBACK, HeaderValue::from_static("1000"));
+        if let Some(wait) = refusal.retry_after() {
+            set_retry_after(wait, headers);
         }
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         response
     }
 }
 
-/// Milliseconds, rounded up; -1 tells a client of gRPC not to try again.
-fn pushback(decision: &Decision) -> HeaderValue {
-    match decision.outcome() {
-        Outcome::Denied(wait) => {
-            let millis = wait.as_micros().div_ceil(1_000);
-            HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX))
-        }
-        _ => HeaderValue::from_static("-1"),
-    }
+/// A request that no limit denies.
+fn refusal<'a, B>(status: StatusCode, text: &'a str, request: &'a Request<B>) -> Refusal<'a> {
+    let (method, headers) = (request.method(), request.headers());
+    Refusal { status, decision: None, limit: None, method, headers, text }
 }
 
 pub(super) enum Verdict<ResBody> {
