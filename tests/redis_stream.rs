@@ -194,7 +194,7 @@ async fn keys_are_published_as_they_are() {
     let limiter = Limiter::with_store(TokenBucket::new(Quota::per_hour(1)), store);
     let all: Vec<u8> = (0..=255).collect();
     let mut watcher = Watcher::new(&SHARED).await;
-    for key in [&b""[..], b":", b"a:1:bucket:b", b"\xff\x00\r\n%s%", &all] {
+    for key in [&b""[..], b":", b"a:1:bucket:b", b"\xff\x00\r\n%s%", &all[..128], &all[128..]] {
         assert!(!limiter.check_n(key, 2).await.unwrap().is_allowed());
         let expected = entry(&format!("{ours}:%:é:1:bucket"), key, 2, 1);
         assert_eq!(watcher.new_entries(&stream).await, [expected]);

@@ -156,8 +156,8 @@ impl Receipt {
         }
     }
 
-    /// The same for the request that is known by this id, which no other request of the same key
-    /// has.
+    /// A receipt for the request that is known by this id, which no other request of the same key
+    /// has. Redis stores an id of more than 128 bytes by its SHA-256.
     #[must_use]
     pub fn for_request(id: &str) -> Self {
         Self { request_id: Some(Box::from(id)), ..Self::new() }

@@ -1,3 +1,4 @@
+use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -10,7 +11,10 @@ use std::sync::LazyLock;
 /// makes it up. Two keys of a limiter that differ must not write the same bytes: `"1"` and `1`
 /// do, as do `"a:b"` and `("a", "b")`, so do not mix types.
 ///
-/// Keys can be read by whoever can read the server's. Where they are secrets, write a hash.
+/// A key of more than 128 bytes, as it is written here, is stored by its SHA-256: as `%sha256=` with
+/// 64 hexadecimal digits. So is a key that begins with `%sha256=`, which no other key can pass for.
+/// A hash tag of a cluster in such a key does not count. Shorter keys are readable on the server. If they
+/// are secrets, write a hash.
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -132,6 +136,40 @@ fn escape(key: &mut Vec<u8>, start: usize) {
     }
 }
 
+/// The longest key, or id of a request, that is stored as it is written, in bytes.
+const MAX_WRITTEN: usize = 128;
+
+/// What is stored for a longer one begins with this, and nothing else does. It has no `:`, so that it
+/// stays one part of what it is stored in, and no `{`, which would choose a slot of a cluster.
+const HASHED: &[u8] = b"%sha256=";
+
+/// Bounds what was written from `start` on, as clients choose it: what is too long, or begins as a
+/// hash does, becomes its hash.
+fn bound(key: &mut Vec<u8>, start: usize) {
+    let written = &key[start..];
+    if written.len() <= MAX_WRITTEN && !written.starts_with(HASHED) {
+        return;
+    }
+    let hash = Sha256::digest(written);
+    key.truncate(start);
+    key.extend_from_slice(HASHED);
+    for byte in hash {
+        write!(key, "{byte:02x}").expect("a Vec takes it");
+    }
+    key.shrink_to_fit();
+}
+
+/// The key that holds a state, with this in front of the caller's own.
+pub(super) fn of_state<K: RedisKey + ?Sized>(head: &str, key: &K) -> Vec<u8> {
+    let mut state = Vec::with_capacity(head.len() + 32);
+    state.extend_from_slice(head.as_bytes());
+    state.push(b':');
+    let start = state.len();
+    key.write_to(&mut state);
+    bound(&mut state, start);
+    state
+}
+
 /// The key that remembers a request. It has the prefix of the key that it is about, and lies in the
 /// same slot of a cluster, by the same hash tag, or by one that is made.
 pub(super) fn of_request(prefix: &str, key: &[u8], id: &str) -> Vec<u8> {
@@ -146,7 +184,9 @@ pub(super) fn of_request(prefix: &str, key: &[u8], id: &str) -> Vec<u8> {
         request.extend([b"{", key, b"}"].concat());
     }
     request.push(b':');
+    let start = request.len();
     (id,).write_to(&mut request);
+    bound(&mut request, start);
     request
 }
 
@@ -228,21 +268,97 @@ mod tests {
             assert_eq!(key, expected);
         }
     }
+
+    fn stored(key: &(impl RedisKey + ?Sized)) -> Vec<u8> {
+        let key = of_state("tollgate:1:bucket", key);
+        key.strip_prefix(b"tollgate:1:bucket:").unwrap().into()
+    }
+
+    /// With the hashes that `sha256sum` prints.
+    #[test]
+    fn long_keys_are_stored_by_their_hashes() {
+        let [a127, a128, a129] = [127, 128, 129].map(|length| "a".repeat(length));
+        let long = "k".repeat(390_000);
+        let hash = |digits: &str| [HASHED, digits.as_bytes()].concat();
+        let table = [
+            (stored(&a127), a127.clone().into_bytes()),
+            (stored(&a128), a128.clone().into_bytes()),
+            (
+                stored(&a129),
+                hash("c12cb024a2e5551cca0e08fce8f1c5e314555cc3fef6329ee994a3db752166ae"),
+            ),
+            (
+                stored(&long),
+                hash("f6c2f30d12a911d0a26a0764ccdc8ff5bc4212e2a6715a92741dbe2b27b4f833"),
+            ),
+            (stored("%sha256"), b"%sha256".into()),
+            (
+                stored("%sha256="),
+                hash("f6d7faa7159f388b16ff2dcbf5d2e91a888e3d739a4a19c5732256cdb6fe6a16"),
+            ),
+            (stored("%SHA256="), b"%SHA256=".into()),
+            (stored(" %sha256="), b" %sha256=".into()),
+            (stored(&("%sha256=", "b")), b"%25sha256=:b".into()),
+            // What counts is the length as it is written.
+            (
+                stored(&("a".repeat(64), "b".repeat(63))),
+                format!("{}:{}", "a".repeat(64), "b".repeat(63)).into(),
+            ),
+            (
+                stored(&(a127.as_str(), "b")),
+                hash("6ff6fc6082932699501298c8b0eff136a03229ed26ca2fc7679c9e9115b4ae92"),
+            ),
+            (
+                stored(&("%".repeat(50), "b")),
+                hash("e84e5b2fd6599f85c8d4f6fe902cb8e12fe4c97636619af90d0b8886404b5884"),
+            ),
+            (stored(&[0xff; 128]), vec![0xff; 128]),
+            (
+                stored(&[0xff; 129]),
+                hash("c458df9bcd770f7a870b3bf6fa4c6f7c19d03c5015e40b0d8dbede68a0764e54"),
+            ),
+        ];
+        for (key, expected) in table {
+            assert_eq!(key, expected, "{}", String::from_utf8_lossy(&key));
+        }
+    }
+
+    /// Neither the hash of another key, nor a beginning that both have, makes two keys one.
+    #[test]
+    fn no_two_keys_are_stored_as_one() {
+        let token = |signature: char| format!("{}.{signature}", "eyJhbGciOiJIUzI1NiJ9".repeat(40));
+        let mut keys: Vec<Vec<u8>> = [token('a'), token('b')].map(String::into_bytes).into();
+        keys.extend((0..300).map(|length| vec![b'a'; length]));
+        keys.extend([b"%sha256=".to_vec(), b"%sha256=%sha256=".to_vec()]);
+        // What is stored for each, taken for a key, and that again.
+        for _ in 0..3 {
+            keys.extend(keys.clone().iter().map(|key| stored(&key[..])));
+            keys.sort();
+            keys.dedup();
+        }
+        let seen: std::collections::HashSet<_> = keys.iter().map(|key| stored(&key[..])).collect();
+        assert_eq!(seen.len(), keys.len());
+        assert!(seen.iter().all(|key| key.len() <= MAX_WRITTEN));
+    }
+
     #[test]
     fn requests_lie_in_the_slots_of_their_keys_and_no_two_are_the_same() {
         assert_eq!(slot(b"123456789"), 0x31C3);
         let prefixes = ["tollgate", "{all}", "a:{b}:c"];
+        let long = ["{tag}", "}{"].map(|part| part.repeat(200));
         let keys = ["k", "", "x}", "a{}b", "a{b", "}{", "{}{k}", "a{b}", "a{b}:request:7", "{{k}}"];
-        let ids = ["7", "8:7", "{k}", "}", ""];
+        let keys = keys.into_iter().chain(long.iter().map(String::as_str));
+        let ids = ["7", "8:7", "{k}", "}", "", &long[0], &long[1]];
         let mut seen = std::collections::HashSet::new();
         for prefix in prefixes {
-            for key in keys {
-                let key = format!("{prefix}:1:bucket:{key}");
-                assert!(seen.insert(key.clone().into_bytes()));
+            for key in keys.clone() {
+                let state = of_state(&format!("{prefix}:1:bucket"), key);
+                assert!(seen.insert(state.clone()));
                 for id in ids {
-                    let request = of_request(prefix, key.as_bytes(), id);
+                    let request = of_request(prefix, &state, id);
                     assert!(request.starts_with(prefix.as_bytes()));
-                    let slots = [&request, key.as_bytes()].map(|key| slot(hashed_part(key)));
+                    assert!(request.len() < 350, "{}", request.len());
+                    let slots = [&request, &state].map(|key| slot(hashed_part(key)));
                     assert_eq!(slots[0], slots[1], "{key} {id}");
                     assert!(seen.insert(request), "{key} {id}");
                 }

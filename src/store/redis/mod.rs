@@ -342,7 +342,7 @@ impl Redis {
     {
         let mut limits = ScriptCall::default();
         algorithm.script(&mut limits);
-        let mut keys = vec![self.key(&limits.shape, key)];
+        let mut keys = vec![key::of_state(&self.head(&limits.shape), key)];
         let operation = match operation {
             Operation::Settle(_, receipt) if receipt.is_settled() => Operation::Refund(0),
             // Other limits hold now, from which nothing was taken.
@@ -369,14 +369,9 @@ impl Redis {
         (operation, limits, keys)
     }
 
-    fn key<K: RedisKey + ?Sized>(&self, shape: &str, key: &K) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(64);
-        for part in [&self.prefix, FORMAT, shape] {
-            bytes.extend_from_slice(part.as_bytes());
-            bytes.push(b':');
-        }
-        key.write_to(&mut bytes);
-        bytes
+    /// What stands before the `:` and the caller's own key, in the key that holds a state.
+    fn head(&self, shape: &str) -> String {
+        format!("{}:{FORMAT}:{shape}", self.prefix)
     }
 
     /// Runs a script, which the server may have to be given again.
