@@ -42,7 +42,7 @@ impl ScriptCall {
             self.shape.push('+');
         }
         self.last = self.shape.len();
-        self.shape += script.name;
+        push_name(&mut self.shape, script.name);
         // Two limits of one kind must not change places, as their states would.
         if self.limits.iter().any(|other| other.name == script.name) {
             write!(self.shape, "{settings:?}").expect("a String takes it");
@@ -56,7 +56,21 @@ impl ScriptCall {
     pub(crate) fn name_last(&mut self, name: &str) {
         let script = self.limits.last().expect("a limit is named once it is added");
         self.shape.truncate(self.last);
-        write!(self.shape, "{name}={}", script.name).expect("a String takes it");
+        push_name(&mut self.shape, name);
+        self.shape.push('=');
+        push_name(&mut self.shape, script.name);
+    }
+}
+
+/// Adds a name to a key in Redis: with `%` and two digits for each character that separates the
+/// parts of a key, or chooses its slot.
+fn push_name(key: &mut String, name: &str) {
+    for character in name.chars() {
+        if "%:+=[]{}".contains(character) {
+            write!(key, "%{:02X}", u32::from(character)).expect("a String takes it");
+        } else {
+            key.push(character);
+        }
     }
 }
 
@@ -224,5 +238,45 @@ impl<A: Scripted> Scripted for All<Vec<A>> {
 
     fn read_state(&self, stored: &mut StoredState<'_>) -> Option<Self::State> {
         self.0.iter().map(|limit| limit.read_state(stored)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+    use crate::quota::Quota;
+    use crate::{SlidingLog, TokenBucket};
+
+    fn shape(limits: &impl Scripted) -> String {
+        let mut call = ScriptCall::default();
+        limits.script(&mut call);
+        call.shape
+    }
+
+    #[test]
+    fn no_name_is_taken_for_other_limits() {
+        let texts = [
+            ("10/h", "bucket"),
+            ("a: 10/h", "bucket"),
+            ("fixed_window 10/h; fixed_window 5/min", "fixed_window+fixed_window[5, 60000000]"),
+            ("a: 10/h; b: 5/min", "a=bucket+b=bucket"),
+            (
+                "a=bucket+b: fixed_window 10/h; fixed_window 5/min",
+                "a%3Dbucket%2Bb=fixed_window+fixed_window[5, 60000000]",
+            ),
+            ("a=bucket+b: 10/h; c: 5/min", "a%3Dbucket%2Bb=bucket+c=bucket"),
+            ("a: 10/h; b: 5/min; c: 1/s", "a=bucket+b=bucket+c=bucket"),
+            ("a%3D: 10/h; [{a b}]: 5/min", "a%253D=bucket+%5B%7Ba b%7D%5D=bucket"),
+        ];
+        for (text, expected) in texts {
+            assert_eq!(shape(&text.parse::<Policy>().unwrap()), expected, "{text}");
+        }
+        let quota = Quota::per_hour(10);
+        let set = All((TokenBucket::new(quota), SlidingLog::new(quota)));
+        assert_eq!(shape(&set), "bucket+sliding_log");
+        let mut call = ScriptCall::default();
+        call.limit(Script::new("a+b:c", ""), &[]);
+        assert_eq!(call.shape, "a%2Bb%3Ac");
     }
 }
