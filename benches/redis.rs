@@ -78,13 +78,12 @@ impl Call for Floor {
 struct Ours(Limiter<Policy, Redis>, u64);
 
 impl Ours {
-    async fn new(server: &Server, policy: &str) -> Self {
-        let store = Redis::connect(&server.url()).await.unwrap().prefix(policy);
-        let store = store.timeout(Duration::from_secs(10));
+    async fn new(server: &Server, name: &str, policy: &str) -> Self {
+        let store = Redis::connect(&server.url()).await.unwrap().timeout(Duration::from_secs(10));
         // A log is as long as its limit on one key only.
         let keys = if policy.contains("log 10") { 10 } else { KEYS };
         let keys = if policy.contains("log 10000") { 1 } else { keys };
-        Self(Limiter::with_store(policy.parse().unwrap(), store), keys)
+        Self(store.limiter(name, policy.parse().unwrap()).unwrap(), keys)
     }
 }
 
@@ -135,7 +134,7 @@ async fn report_server_time(server: &Server) {
         floors.push((name, Arc::new(Floor::new(server, script).await), Vec::new()));
     }
     for (name, policy, floor) in POLICIES {
-        ours.push((name, floor, Arc::new(Ours::new(server, policy).await), Vec::new()));
+        ours.push((name, floor, Arc::new(Ours::new(server, name, policy).await), Vec::new()));
     }
     for _ in 0..15 {
         for (_, floor, times) in &mut floors {
@@ -166,8 +165,8 @@ fn report_memory(server: &Server, runtime: &Runtime) {
     println!("memory of a key: bytes by MEMORY USAGE");
     for policy in ["token_bucket 9/h", "fixed_window 9/h", "9/h", "sliding_log 10000/h"] {
         let store = runtime.block_on(Redis::connect(&server.url())).unwrap();
-        let store = store.prefix("m").client_time(clock.clone()).timeout(Duration::from_secs(10));
-        let limiter: Limiter<Policy, Redis> = Limiter::with_store(policy.parse().unwrap(), store);
+        let store = store.client_time(clock.clone()).timeout(Duration::from_secs(10));
+        let limiter = store.limiter("m", policy.parse::<Policy>().unwrap()).unwrap();
         let mut events = 0;
         while runtime.block_on(limiter.check("k")).unwrap().is_allowed() {
             events += 1;
@@ -203,7 +202,7 @@ fn main() {
     let floor = Arc::new(runtime.block_on(Floor::new(&server, "return 1")));
     throughput(&mut criterion, &runtime, "floor: return 1", &floor);
     for (name, policy, _) in [POLICIES[0], POLICIES[3], POLICIES[6], POLICIES[8]] {
-        let ours = Arc::new(runtime.block_on(Ours::new(&server, policy)));
+        let ours = Arc::new(runtime.block_on(Ours::new(&server, name, policy)));
         throughput(&mut criterion, &runtime, name, &ours);
     }
     criterion.final_summary();

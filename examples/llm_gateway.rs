@@ -62,9 +62,9 @@ async fn limiter(url: Option<String>) -> Result<BoxRateLimiter<str>, Box<dyn Err
     let Some(url) = url else { return Ok(BoxRateLimiter::new(Limiter::new(policy))) };
     #[cfg(feature = "redis")]
     {
-        let prefix = format!("llm_gateway_{}", std::process::id());
-        let store = tollgate::Redis::connect(&url).await?.prefix(&prefix);
-        Ok(BoxRateLimiter::new(Limiter::with_store(policy, store)))
+        let name = format!("llm_gateway_{}", std::process::id());
+        let redis = tollgate::Redis::connect(&url).await?;
+        Ok(BoxRateLimiter::new(redis.limiter(&name, policy)?))
     }
     #[cfg(not(feature = "redis"))]
     Err(format!("built without --features redis, so {url} is no use").into())

@@ -152,9 +152,9 @@ async fn limiter(
     };
     #[cfg(feature = "redis")]
     {
-        let prefix = format!("own_algorithm_{}", std::process::id());
-        let store = tollgate::Redis::connect(&url).await?.prefix(&prefix).client_time(clock);
-        Ok(BoxRateLimiter::new(Limiter::with_store(limits(), store)))
+        let name = format!("own_algorithm_{}", std::process::id());
+        let redis = tollgate::Redis::connect(&url).await?.client_time(clock);
+        Ok(BoxRateLimiter::new(redis.limiter(&name, limits())?))
     }
     #[cfg(not(feature = "redis"))]
     Err(format!("built without --features redis, so {url} is no use").into())

@@ -65,13 +65,13 @@ async fn limiter(args: &Args, clock: ManualClock) -> Result<BoxRateLimiter<str>,
     }
     #[cfg(feature = "redis")]
     {
-        let store = tollgate::Redis::connect(&args.store)
+        let redis = tollgate::Redis::connect(&args.store)
             .await?
             .prefix(&args.prefix)
             .min_ttl(Duration::from_secs(args.min_ttl))
             .timeout(Duration::from_secs(5))
             .client_time(clock);
-        Ok(BoxRateLimiter::new(Limiter::with_store(policy, store)))
+        Ok(BoxRateLimiter::new(redis.limiter("replay", policy)?))
     }
     #[cfg(not(feature = "redis"))]
     Err("this replay was built without Redis: add --features redis".into())

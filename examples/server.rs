@@ -10,8 +10,8 @@
 //!
 //! `--help` tells what each does.
 //!
-//! With `--redis` (and `--features axum,redis`, or `redis-cluster` for a cluster) all servers on one
-//! Redis share the limit.
+//! With `--redis` (and `--features axum,redis`, or `redis-cluster` for a cluster) all servers with one
+//! `--name` on one Redis share the limit.
 //!
 //! | route | |
 //! |---|---|
@@ -80,7 +80,8 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u8).range(1..=128))]
     ipv6_prefix: u8,
 
-    /// What a policy of one limit is called in the answers.
+    /// The limiter's name in Redis, "default" without it: servers with one name share a limit. A
+    /// policy of one limit is also called so in the answers.
     #[arg(long)]
     name: Option<String>,
 
@@ -278,27 +279,43 @@ impl Hits {
 /// The limiter, in this process or in Redis.
 async fn limiter(args: &Args) -> Result<BoxRateLimiter<Key>, Box<dyn Error>> {
     let mut policy = args.policy.clone();
+    let is_in_redis = args.redis.is_some() || !args.redis_cluster.is_empty();
     if let Some(name) = &args.name {
-        let [limit] = policy.limits() else {
-            return Err("--name is for a policy of one limit: write \"NAME: ...\" in it".into());
-        };
-        policy = limit.clone().named(name)?.into();
+        match policy.limits() {
+            [limit] => policy = limit.clone().named(name)?.into(),
+            _ if is_in_redis => {}
+            _ => {
+                return Err(
+                    "--name is for Redis, or a policy of one limit: write \"NAME: ...\" in it"
+                        .into(),
+                );
+            }
+        }
     }
-    if args.redis.is_none() && args.redis_cluster.is_empty() {
+    if !is_in_redis {
         return Ok(BoxRateLimiter::new(Limiter::new(policy)));
     }
     #[cfg(feature = "redis")]
-    if let Some(url) = &args.redis {
-        let store = tollgate::Redis::connect(url).await?;
-        return Ok(BoxRateLimiter::new(Limiter::with_store(policy, store)));
-    }
-    #[cfg(feature = "redis-cluster")]
-    if !args.redis_cluster.is_empty() {
-        let nodes: Vec<&str> = args.redis_cluster.iter().map(String::as_str).collect();
-        let store = tollgate::Redis::connect_cluster(&nodes).await?;
-        return Ok(BoxRateLimiter::new(Limiter::with_store(policy, store)));
+    if let Some(redis) = connect(args).await? {
+        let name = args.name.as_deref().unwrap_or("default");
+        return Ok(BoxRateLimiter::new(redis.limiter(name, policy)?));
     }
     Err("this server was built without that: add --features redis-cluster".into())
+}
+
+/// Connects to the Redis that the arguments name, unless it is one that this server cannot speak to.
+#[cfg(feature = "redis")]
+async fn connect(args: &Args) -> Result<Option<tollgate::Redis>, tollgate::Error> {
+    if let Some(url) = &args.redis {
+        return Ok(Some(tollgate::Redis::connect(url).await?));
+    }
+    #[cfg(feature = "redis-cluster")]
+    {
+        let nodes: Vec<&str> = args.redis_cluster.iter().map(String::as_str).collect();
+        Ok(Some(tollgate::Redis::connect_cluster(&nodes).await?))
+    }
+    #[cfg(not(feature = "redis-cluster"))]
+    Ok(None)
 }
 
 #[tokio::main]

@@ -9,14 +9,14 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tollgate::tower::{FailClosed, RateLimitLayer};
-use tollgate::{Limiter, Quota, Redis, SlidingLog};
+use tollgate::{Quota, Redis, SlidingLog};
 
 const LIMIT: u64 = 50;
 
-/// Starts a server with a connection to Redis of its own, and tells its address.
-async fn start(redis: &str, prefix: &str) -> Result<SocketAddr, Box<dyn Error>> {
-    let store = Redis::connect(redis).await?.prefix(prefix);
-    let limiter = Limiter::with_store(SlidingLog::new(Quota::per_hour(LIMIT)), store);
+/// Starts a server with a connection to Redis of its own, and returns its address.
+async fn start(redis: &str, name: &str) -> Result<SocketAddr, Box<dyn Error>> {
+    let redis = Redis::connect(redis).await?;
+    let limiter = redis.limiter(name, SlidingLog::new(Quota::per_hour(LIMIT)))?;
     let app = Router::new()
         .route("/", get(|| async { "hello\n" }))
         .layer(RateLimitLayer::new(limiter).on_store_error(FailClosed));
@@ -32,9 +32,9 @@ async fn start(redis: &str, prefix: &str) -> Result<SocketAddr, Box<dyn Error>> 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let redis = std::env::args().nth(1).unwrap_or("redis://127.0.0.1/".to_owned());
-    // Of its own, so that the example can be run again.
-    let prefix = format!("shared_limit_{}", std::process::id());
-    let servers = [start(&redis, &prefix).await?, start(&redis, &prefix).await?];
+    // Limiters of one name share a limit. This name is new each time that the example is run.
+    let name = format!("shared_limit_{}", std::process::id());
+    let servers = [start(&redis, &name).await?, start(&redis, &name).await?];
 
     let client = reqwest::Client::new();
     let mut requests = JoinSet::new();

@@ -3,6 +3,8 @@
 use crate::quota::Quota;
 use std::fmt;
 use std::ops::Range;
+#[cfg(feature = "redis")]
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why something could not be built or done.
@@ -99,9 +101,9 @@ pub(crate) enum Kind {
     Refill { what: &'static str, count: u64, quota: Quota },
 
     #[error(
-        "a limit's name must be 1 to 128 printable ASCII characters without ':' and ';', and no space at its ends, not {name:?}"
+        "{what} must be 1 to 128 printable ASCII characters without ':' and ';', and no space at its ends, not {name:?}"
     )]
-    Name { name: String },
+    Name { what: &'static str, name: String },
 
     #[error("two limits of one policy are named {name:?}: give each a name of its own")]
     SameName { name: String, index: usize },
@@ -124,6 +126,13 @@ pub(crate) enum Kind {
     #[error("a set in Redis has at most {max} limits, not {len}")]
     SetInRedis { max: usize, len: usize },
 
+    #[cfg(feature = "redis")]
+    #[error(
+        "this Redis store has no name, so its keys could be another limiter's: make the limiter by \
+         `redis.limiter(\"name\", limits)`, or give the store a name by `redis.named(\"name\")`"
+    )]
+    NoName,
+
     #[cfg(feature = "redis-cluster")]
     #[error(
         "refusals cannot be published from a cluster: its keys lie in many slots, and the stream {stream:?} in one"
@@ -140,8 +149,8 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct StoreFailure {
     pub(crate) failure: Failure,
-    /// What the limits are called that it was asked to decide by.
-    pub(crate) policy: Option<String>,
+    /// The name of the limiter that it was asked for.
+    pub(crate) limiter: Option<Arc<str>>,
     pub(crate) detail: String,
 }
 
@@ -165,8 +174,8 @@ pub(crate) enum Failure {
 
 #[cfg(feature = "redis")]
 impl StoreFailure {
-    pub(crate) fn new(failure: Failure, policy: Option<String>, detail: &str) -> Self {
-        Self { failure, policy, detail: detail.to_owned() }
+    pub(crate) fn new(failure: Failure, limiter: Option<Arc<str>>, detail: &str) -> Self {
+        Self { failure, limiter, detail: detail.to_owned() }
     }
 }
 
@@ -184,8 +193,8 @@ impl std::error::Error for StoreFailure {}
 impl fmt::Display for StoreFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.failure.fmt(f)?;
-        if let Some(policy) = &self.policy {
-            write!(f, " (asked for {policy:?})")?;
+        if let Some(limiter) = &self.limiter {
+            write!(f, " (limiter {limiter:?})")?;
         }
         if self.detail.is_empty() { Ok(()) } else { write!(f, ": {}", self.detail) }
     }

@@ -86,8 +86,8 @@
 //!
 //! # Shared by many instances
 //!
-//! With the `redis` feature, `Limiter::with_store(algorithm, Redis::connect(url).await?)` keeps
-//! the states in Redis: the same algorithms, with the same decisions, each by one script call.
+//! With the `redis` feature, `Redis::connect(url).await?.limiter("name", algorithm)?` keeps the
+//! states in Redis: the same algorithms, with the same decisions, each by one script call.
 //! Its decisions are awaited, through the trait [`RateLimiter`]; there is no sync form of them.
 //!
 //! # Time

@@ -72,3 +72,24 @@ fn a_body_that_no_text_can_become_is_refused_with_the_line_to_write() {
     assert!(said.contains("`ProblemJson` cannot answer with a body of type `Stream`"), "{said}");
     assert!(said.contains("add `.any_body()` at the end of this layer"), "{said}");
 }
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_limiter_on_redis_without_a_name_is_refused_with_what_to_write() {
+    let program = |limiter: &str| {
+        format!(
+            "use tollgate::{{Limiter, Quota, Redis, TokenBucket}};\n\
+             fn main() -> Result<(), tollgate::Error> {{\n\
+                 let redis = Redis::connect_lazy(\"redis://127.0.0.1/\")?;\n\
+                 let limits = TokenBucket::new(Quota::per_hour(10));\n\
+                 let _: Limiter<TokenBucket, Redis> = {limiter};\n\
+                 Ok(())\n\
+             }}\n"
+        )
+    };
+    check(&program("redis.limiter(\"api\", limits)?"), &["redis"]).unwrap();
+    let said = check(&program("Limiter::with_store(limits, redis)"), &["redis"]).unwrap_err();
+    assert!(said.contains("E0277"), "{said}");
+    assert!(said.contains("a limiter on Redis has a name"), "{said}");
+    assert!(said.contains("`redis.limiter(\"name\", limits)?`"), "{said}");
+}

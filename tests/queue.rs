@@ -13,7 +13,7 @@ use tollgate::{
 };
 
 #[cfg(feature = "redis")]
-use common::redis::{InRedis, SHARED, prefix};
+use common::redis::{InRedis, SHARED, name};
 #[cfg(feature = "redis")]
 use tollgate::Redis;
 
@@ -294,9 +294,9 @@ async fn whoever_cannot_go_in_time_takes_no_place() {
     holds(BoxRateLimiter::new(Limiter::with_clock(parse(QUEUE), clock.clone()))).await;
     #[cfg(feature = "redis")]
     {
-        let store = Redis::connect(&SHARED.url()).await.unwrap().prefix(&prefix());
+        let store = Redis::connect(&SHARED.url()).await.unwrap();
         let store = store.timeout(Duration::from_secs(60)).client_time(clock);
-        holds(BoxRateLimiter::new(Limiter::with_store(parse(QUEUE), store))).await;
+        holds(BoxRateLimiter::new(store.limiter(&name(), parse(QUEUE)).unwrap())).await;
     }
 }
 
@@ -304,10 +304,10 @@ async fn whoever_cannot_go_in_time_takes_no_place() {
 #[cfg(feature = "redis")]
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_whose_deadline_passes_leave_neither_holes_nor_double_departures() {
-    let store = Redis::connect(&SHARED.url()).await.unwrap().prefix(&prefix());
+    let store = Redis::connect(&SHARED.url()).await.unwrap();
     let store = store.timeout(Duration::from_secs(60));
     let policy = parse("leaky_bucket 1/s capacity 1000");
-    let limiter = std::sync::Arc::new(Limiter::with_store(policy, store));
+    let limiter = std::sync::Arc::new(store.limiter(&name(), policy).unwrap());
     let mut callers = tokio::task::JoinSet::new();
     for n in 0..60_u64 {
         let limiter = limiter.clone();

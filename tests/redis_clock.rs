@@ -55,8 +55,7 @@ impl Stepped {
 
 async fn limiter(server: &Stepped, policy: &str) -> Limiter<Policy, Redis> {
     let store = Redis::connect(&server.server.url()).await.unwrap();
-    let store = store.prefix(policy).timeout(Duration::from_secs(5));
-    Limiter::with_store(policy.parse().unwrap(), store)
+    store.timeout(Duration::from_secs(5)).limiter("stepped", parse(policy)).unwrap()
 }
 
 async fn check(limiter: &Limiter<Policy, Redis>) -> Decision {
@@ -149,9 +148,9 @@ async fn a_refusal_after_a_step_back_is_published_once() {
     for policy in
         each_algorithm("10/h").into_iter().chain(["sliding_window_counter 10/h; 10/h".into()])
     {
-        let store = Redis::connect(&server.server.url()).await.unwrap().prefix(&policy);
+        let store = Redis::connect(&server.server.url()).await.unwrap();
         let store = store.timeout(Duration::from_secs(5)).publish_refusals("refusals", 100);
-        let limiter: Limiter<Policy, _> = Limiter::with_store(parse(&policy), store.unwrap());
+        let limiter = store.unwrap().limiter("stepped", parse(&policy)).unwrap();
         server.step_to(0);
         assert!(limiter.check_n("k", 10).await.unwrap().is_allowed(), "{policy}");
         for (published, back) in [-1_000, -2_000, -90_000].into_iter().enumerate() {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::parse;
 use common::proxy::{Proxy, Upstream};
 use common::redis_server::{Cluster, Server, free_cluster_port, free_port};
 use std::collections::BTreeSet;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
-use tollgate::{Error, Limiter, Operation, Policy, RateLimiter, Redis};
+use tollgate::{Error, Limiter, Operation, Policy, RateLimiter, Receipt, Redis};
 
 const KEYS: usize = 10_000;
 const TASKS: usize = 16;
@@ -77,7 +78,7 @@ async fn slots_move_and_masters_fail_over_while_limits_hold() {
     let store = Redis::connect_cluster(&urls[..2]).await.unwrap();
     let policy = format!("sliding_log {LIMIT}/h; token_bucket 5/h").parse().unwrap();
     let load = Arc::new(Load {
-        limiter: Limiter::with_store(policy, store.timeout(Duration::from_secs(2))),
+        limiter: store.timeout(Duration::from_secs(2)).limiter("load", policy).unwrap(),
         admitted: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
         errors: std::sync::Mutex::default(),
         stop: AtomicBool::new(false),
@@ -186,7 +187,7 @@ async fn a_call_whose_answer_is_lost_counts_once() {
     let (proxy, node) = lone_node_behind_a_proxy().await;
     let store = Redis::connect_cluster(&[&proxy.url()]).await.unwrap();
     let store = store.timeout(Duration::from_secs(2));
-    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let limiter = store.limiter("api", parse("100/d")).unwrap();
     // So the node knows both scripts.
     assert_eq!(limiter.check_n("k", 51).await.unwrap().remaining(), 49);
     assert_eq!(limiter.refund("k", 1).await.unwrap().remaining(), 50);
@@ -215,11 +216,19 @@ async fn costs_are_settled_whatever_a_key_looks_like() {
     let store = store.timeout(Duration::from_secs(5));
     for prefix in ["tollgate", "{all}"] {
         let store = store.clone().prefix(prefix);
-        let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
-        for key in ["k", "", "x}", "a{}b", "a{b", "}{", "a{b}", "{{b}}"] {
+        let limiter = store.limiter("api", parse("100/d")).unwrap();
+        let long = ["k", "a{b}", "}{"].map(|part| part.repeat(100_000));
+        let keys = ["k", "", "x}", "a{}b", "a{b", "}{", "a{b}", "{{b}}"];
+        for key in keys.into_iter().chain(long.iter().map(String::as_str)) {
             let reservation = limiter.reserve(key, 10).await.unwrap();
             let settled = reservation.settle(2).await.unwrap();
-            assert_eq!(settled.remaining(), 98, "{key}");
+            assert_eq!(settled.remaining(), 98, "{key:.9}");
+            // The request's id may be a client's, too.
+            let request = Receipt::for_request(key);
+            for _ in 0..2 {
+                let settle = Operation::Settle(3, &request);
+                assert_eq!(limiter.decide(key, settle).await.unwrap().remaining(), 95, "{key:.9}");
+            }
         }
     }
 }
@@ -230,7 +239,7 @@ async fn a_cluster_that_is_down_says_so_and_costs_are_settled_when_it_is_up() {
     let node = lone_node(&[]);
     let store = Redis::connect_cluster(&[&node.url()]).await.unwrap();
     let store = store.timeout(Duration::from_secs(2));
-    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let limiter = store.limiter("api", parse("100/d")).unwrap();
     let reservation = limiter.reserve("k", 10).await.unwrap();
     assert_eq!(node.cli(&["CLUSTER", "DELSLOTS", "0"]), "OK");
     let start = Instant::now();
@@ -337,8 +346,7 @@ async fn a_new_nodes_first_slot_is_in_reach_while_it_moves() {
     let moved = Arc::new(Move::new("{moves}", lone_node(&[])));
     let store = Redis::connect_cluster(&[&moved.source.url()]).await.unwrap();
     let store = store.prefix("{moves}").timeout(Duration::from_secs(10));
-    let limiter: Limiter<Policy, _> =
-        Limiter::with_store("fixed_window 1000000/d".parse().unwrap(), store);
+    let limiter = store.limiter("api", parse("fixed_window 1000000/d")).unwrap();
     let limiter = Arc::new(limiter);
     let all_ask = || {
         let mut callers = JoinSet::new();
@@ -377,7 +385,7 @@ async fn while_a_slot_moves_nothing_is_learned_or_connected_anew() {
     let moved = Move::new("{moves}", lone_node(&[]));
     let store = Redis::connect_cluster(&[&moved.source.url()]).await.unwrap();
     let store = store.prefix("{moves}").timeout(Duration::from_secs(5));
-    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let limiter = store.limiter("api", parse("100/d")).unwrap();
     let reservation = limiter.reserve("stays", 10).await.unwrap();
     moved.begin();
     assert_eq!(limiter.check("k").await.unwrap().remaining(), 99);
@@ -412,7 +420,7 @@ async fn errors_of_a_stranger(stranger: Upstream) -> Vec<Error> {
     let urls = [proxy.url(), moved.target.url()];
     let store = Redis::connect_cluster(&[&urls[0], &urls[1]]).await.unwrap();
     let store = store.prefix("{k}").timeout(Duration::from_secs(5));
-    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let limiter = store.limiter("api", parse("100/d")).unwrap();
     assert_eq!(limiter.peek("k").await.unwrap().remaining(), 100);
 
     moved.finish();
@@ -447,7 +455,7 @@ async fn nodes_without_names_are_reached_by_their_addresses() {
     let moved = Move::new("k", lone_node(&by_name));
     let store = Redis::connect_cluster(&[&moved.source.url()]).await.unwrap();
     let store = store.prefix("{k}").timeout(Duration::from_secs(5));
-    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let limiter = store.limiter("api", parse("100/d")).unwrap();
     assert_eq!(limiter.peek("k").await.unwrap().remaining(), 100);
     // A redirect tells no address.
     moved.finish();
@@ -463,7 +471,7 @@ async fn nodes_that_hang_are_left_for_those_that_do_not() {
     // As a name that leads to some node.
     let proxy = Proxy::start(Upstream::Server(replicas[0].port)).await;
     let store = Redis::connect_cluster(&[&proxy.url()]).await.unwrap();
-    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let limiter = store.limiter("api", parse("100/d")).unwrap();
     let all_answer = async |within| {
         let deadline = Instant::now() + within;
         let mut errors = 0;
@@ -494,7 +502,7 @@ async fn a_connection_of_ones_own_is_not_broken_by_a_node_that_it_does_not_know(
     let connection = client.build().unwrap().get_async_connection().await.unwrap();
     let store = Redis::from_cluster_connection(connection).prefix("{moves}");
     let store = store.timeout(Duration::from_secs(3));
-    let limiter: Limiter<Policy, _> = Limiter::with_store("100/d".parse().unwrap(), store);
+    let limiter = store.limiter("api", parse("100/d")).unwrap();
     let limiter = Arc::new(limiter);
     assert_eq!(limiter.check("k").await.unwrap().remaining(), 99);
     let _ = limiter.reset("k").await.unwrap();

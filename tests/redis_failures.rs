@@ -12,7 +12,7 @@ use tollgate::{Error, Limiter, Quota, RateLimiter, Redis, SlidingLog, TokenBucke
 type TokenLimiter = Limiter<TokenBucket, Redis>;
 
 fn limiter(store: Redis) -> TokenLimiter {
-    Limiter::with_store(TokenBucket::new(Quota::per_hour(1_000)), store)
+    store.limiter("api", TokenBucket::new(Quota::per_hour(1_000))).unwrap()
 }
 
 async fn connect(server: &Server) -> TokenLimiter {
@@ -113,10 +113,7 @@ async fn a_server_that_hangs_is_an_error_in_time_and_its_answers_are_not_mixed_u
     let error = limiter.check_n("k", 100).await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
-    assert_eq!(
-        error.to_string(),
-        "Redis did not answer within 100ms (asked for \"tollgate: bucket\")"
-    );
+    assert_eq!(error.to_string(), "Redis did not answer within 100ms (limiter \"api\")");
     recovered(&limiter).await;
     // What timed out was done all the same, as the documentation says.
     let left = limiter.peek("k").await.unwrap().remaining();
@@ -139,7 +136,7 @@ async fn a_master_that_became_a_replica_is_left_for_the_new_one() {
     // The name now leads to the new master, as a DNS entry would.
     proxy.lead_to(Upstream::Server(new.port));
     recovered(&limiter).await;
-    assert_eq!(new.cli(&["EXISTS", "tollgate:1:bucket:k"]), "1");
+    assert_eq!(new.cli(&["EXISTS", "tollgate:2:api:bucket:k"]), "1");
 }
 
 /// The error that a connection was answered when it was made is not kept.
@@ -219,16 +216,16 @@ async fn what_else_is_stored_at_a_key_is_a_clear_error() {
     let server = Server::start(&[]);
     let bucket = connect(&server).await;
     let store = Redis::connect(&server.url()).await.unwrap();
-    let log = Limiter::with_store(SlidingLog::new(Quota::per_hour(10)), store);
-    server.cli(&["HSET", "tollgate:1:bucket:k", "a", "b"]);
-    server.cli(&["HSET", "tollgate:1:sliding_log:k", "a", "b"]);
+    let log = store.limiter("api", SlidingLog::new(Quota::per_hour(10))).unwrap();
+    server.cli(&["HSET", "tollgate:2:api:bucket:k", "a", "b"]);
+    server.cli(&["HSET", "tollgate:2:api:sliding_log:k", "a", "b"]);
     for error in [bucket.check("k").await.unwrap_err(), log.check("k").await.unwrap_err()] {
         assert!(error.is_refused(), "{error}");
         assert!(error.to_string().contains("wrong kind of value"), "{error}");
     }
     for other in ["something else", "little", "as long as it takes to be the one or the other"] {
-        server.cli(&["SET", "tollgate:1:bucket:k", other]);
-        server.cli(&["SET", "tollgate:1:sliding_log:k", other]);
+        server.cli(&["SET", "tollgate:2:api:bucket:k", other]);
+        server.cli(&["SET", "tollgate:2:api:sliding_log:k", other]);
         for error in [bucket.check("k").await.unwrap_err(), log.check("k").await.unwrap_err()] {
             assert!(error.is_refused() || error.is_unexpected_reply(), "{error}");
             assert!(!error.to_string().contains(other), "{error}");
@@ -245,7 +242,7 @@ async fn a_reply_of_another_shape_is_a_clear_error() {
     assert!(error.is_unexpected_reply(), "{error}");
     assert_eq!(
         error.to_string(),
-        "Redis did not answer as it should (asked for \"tollgate: bucket\"): it is not of the \
+        "Redis did not answer as it should (limiter \"api\"): it is not of the \
          form of the script's"
     );
 }
@@ -287,7 +284,7 @@ async fn errors_of_the_script_itself_cost_no_second_round_trip() {
     let store = Redis::connect(&url).await.unwrap().timeout(Duration::from_secs(2));
     let ours = limiter(store.clone());
     admit(&ours).await;
-    server.cli(&["HSET", "tollgate:1:bucket:other", "a", "b"]);
+    server.cli(&["HSET", "tollgate:2:api:bucket:other", "a", "b"]);
     server.cli(&["CONFIG", "RESETSTAT"]);
 
     server.cli(&["SCRIPT", "FLUSH"]);

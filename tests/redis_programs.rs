@@ -33,6 +33,45 @@ async fn servers_on_one_redis_share_a_limit() {
     assert_eq!(count_served(&servers.each_ref(), 30).await, 7);
 }
 
+/// With a limit by name in Redis, also for a policy of several limits; and without, one they all share.
+#[tokio::test]
+async fn servers_of_different_names_share_nothing() {
+    let redis = redis::Server::start(&[]);
+    let url = redis.url();
+    for policy in ["token_bucket 7/h", "token_bucket 7/h; fixed_window 9/h"] {
+        let options = ["--policy", policy, "--redis", &url];
+        let named = |name| Server::start(&[&options[..], &["--name", name]].concat());
+        let servers = [named("a"), named("b"), Server::start(&options), named("default")];
+        let [a, b, unnamed, default] = servers.each_ref();
+        assert_eq!(count_served(&[a], 10).await, 7, "{policy}");
+        assert_eq!(count_served(&[b], 10).await, 7, "{policy}");
+        assert_eq!(count_served(&[unnamed, default], 10).await, 7, "{policy}");
+    }
+}
+
+/// Whatever a client writes: an API key of 390 kB, or a path of 20 kB.
+#[tokio::test]
+async fn requests_leave_little_in_redis() {
+    let redis = redis::Server::start(&[]);
+    let url = redis.url();
+    let start = |key| Server::start(&["--policy", "1/h", "--key", key, "--redis", &url]);
+    let servers = [start("header:x-api-key"), start("path")];
+    let client = reqwest::Client::new();
+    for n in 0..20 {
+        let by_key = client.get(servers[0].url("/"));
+        let by_key = by_key.header("x-api-key", format!("{}{n}", "k".repeat(390_000)));
+        let by_path = client.get(servers[1].url(&format!("/u/{}{n}", "p".repeat(20_000))));
+        for request in [by_key, by_path] {
+            let [first, second] = [request.try_clone().unwrap(), request];
+            assert_eq!(first.send().await.unwrap().status(), 200);
+            assert_eq!(second.send().await.unwrap().status(), 429);
+        }
+    }
+    let keys = redis.cli(&["--scan"]);
+    assert_eq!(keys.lines().count(), 40);
+    assert!(keys.lines().all(|key| key.len() <= 128), "{keys}");
+}
+
 #[tokio::test]
 async fn servers_on_one_cluster_share_a_limit() {
     let cluster = redis::Cluster::start();

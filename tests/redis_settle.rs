@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::redis::{SHARED, prefix};
+use common::redis::{SHARED, name};
 use common::redis_server::Server;
 use common::{MIDNIGHT, cases, each_algorithm, parse};
 use proptest::prelude::*;
@@ -15,8 +15,7 @@ use tollgate::{
 
 async fn limiter(server: &Server, policy: &str) -> Limiter<Policy, Redis> {
     let store = Redis::connect(&server.url()).await.unwrap();
-    let store = store.prefix(&prefix()).timeout(Duration::from_secs(5));
-    Limiter::with_store(parse(policy), store)
+    store.timeout(Duration::from_secs(5)).limiter(&name(), parse(policy)).unwrap()
 }
 
 proptest! {
@@ -104,9 +103,8 @@ async fn requests_are_forgotten_when_nobody_can_ask_again() {
         let ttl: u64 = server.cli(&["PTTL", &key]).parse().expect("a request is forgotten");
         assert!((memory - 10_000..=memory).contains(&ttl), "{ttl}");
         if receipt.request_id() == "a:b" {
-            let (prefix, _) = key.split_once(':').unwrap();
-            let about = format!("{prefix}:1:bucket:k");
-            assert_eq!(key, format!("{prefix}:request:{{{about}}}:a%3Ab"));
+            let about = server.cli(&["--scan", "--pattern", "tollgate:2:*"]);
+            assert_eq!(key, format!("tollgate:request:{{{about}}}:a%3Ab"));
         }
         server.cli(&["DEL", &key]);
     }
@@ -117,9 +115,9 @@ async fn requests_are_forgotten_when_nobody_can_ask_again() {
 async fn a_long_log_is_settled_as_in_process() {
     let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
     let policy: Policy = "sliding_log 5000/h".parse().unwrap();
-    let store = Redis::connect(&SHARED.url()).await.unwrap().prefix(&prefix());
+    let store = Redis::connect(&SHARED.url()).await.unwrap();
     let store = store.timeout(Duration::from_secs(60)).client_time(clock.clone());
-    let in_redis = Limiter::with_store(policy.clone(), store);
+    let in_redis = store.limiter(&name(), policy.clone()).unwrap();
     let in_process = Limiter::with_clock(policy, clock.clone());
     let mut receipts = Vec::new();
     for n in 0..6_000_u64 {
@@ -142,8 +140,8 @@ async fn a_long_log_is_settled_as_in_process() {
 /// What was taken by other limits is not given back to those that have replaced them.
 #[tokio::test]
 async fn nothing_is_given_back_to_other_limits() {
-    let store = Redis::connect(&SHARED.url()).await.unwrap().prefix(&prefix());
-    let limiter = Limiter::with_store(Live::new(parse("token_bucket 100/d")), store);
+    let store = Redis::connect(&SHARED.url()).await.unwrap();
+    let limiter = store.limiter(&name(), Live::new(parse("token_bucket 100/d"))).unwrap();
     let reservations = [
         limiter.reserve("k", 50).await.unwrap(),
         limiter.reserve("k", 40).await.unwrap(),
@@ -165,8 +163,8 @@ async fn a_settlement_whose_answer_is_late_counts_once() {
     let server = Server::start(&[]);
     let limiter = limiter(&server, "sliding_log 100/d").await;
     let store = Redis::connect(&server.url()).await.unwrap();
-    let hasty = store.prefix("late").timeout(Duration::from_millis(100));
-    let hasty = Limiter::with_store(parse("sliding_log 100/d"), hasty);
+    let hasty = store.timeout(Duration::from_millis(100));
+    let hasty = hasty.limiter("late", parse("sliding_log 100/d")).unwrap();
     drop(limiter);
     let reservation = hasty.reserve("k", 10).await.unwrap();
     server.cli(&["CLIENT", "PAUSE", "330", "ALL"]);

@@ -2,23 +2,24 @@
 
 mod common;
 
-use common::redis::{SHARED, in_own_process, prefix};
+use common::redis::{SHARED, in_own_process, name};
 use common::redis_server::Server;
 use common::{MIDNIGHT, cases, each_algorithm, jumping_trace, micros, parse, policy};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::process::Child;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tollgate::{
-    All, FixedWindow, Limiter, ManualClock, Operation, Policy, Quota, RateLimiter, Redis,
-    SlidingLog, Tick, TokenBucket,
+    All, Decision, Error, FixedWindow, Limiter, Limits, ManualClock, Operation, Policy, Quota,
+    RateLimiter, Receipt, Redis, SlidingLog, Store, StoreFor, Tick, TokenBucket,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn connect(server: &Server) -> Redis {
-    Redis::connect(&server.url()).await.unwrap().prefix(&prefix()).timeout(MINUTE)
+    Redis::connect(&server.url()).await.unwrap().timeout(MINUTE)
 }
 
 /// The milliseconds that a key has left; `None` where there is no key.
@@ -33,30 +34,174 @@ fn ttl_millis(server: &Server, key: &str) -> Option<u64> {
 async fn keys_are_readable_and_end_with_their_states() {
     let server = Server::start(&[]);
     let store = Redis::connect(&server.url()).await.unwrap();
-    let bucket = Limiter::with_store(TokenBucket::new(Quota::per_minute(60)), store.clone());
+    let bucket = store.limiter("a", TokenBucket::new(Quota::per_minute(60))).unwrap();
     let set = All((FixedWindow::new(Quota::per_day(9)), SlidingLog::new(Quota::per_hour(9))));
-    let set = Limiter::with_store(set, store.prefix("other"));
+    let set = store.prefix("other").limiter("b", set).unwrap();
 
     assert!(bucket.check("alice").await.unwrap().is_allowed());
     assert!(set.check(&("alice", 7)).await.unwrap().is_allowed());
     let mut keys: Vec<String> = server.cli(&["--scan"]).lines().map(str::to_owned).collect();
     keys.sort();
-    assert_eq!(keys, ["other:1:fixed_window+sliding_log:alice:7", "tollgate:1:bucket:alice"]);
+    assert_eq!(keys, ["other:2:b:fixed_window+sliding_log:alice:7", "tollgate:2:a:bucket:alice"]);
 
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    assert_eq!(server.cli(&["EXISTS", "tollgate:1:bucket:alice"]), "0");
+    assert_eq!(server.cli(&["EXISTS", "tollgate:2:a:bucket:alice"]), "0");
     assert_eq!(bucket.reset("alice").await.unwrap().remaining(), 60);
     let after = set.reset(&("alice", 7)).await.unwrap();
     assert_eq!((after.remaining(), after.reset_after()), (9, Duration::ZERO));
     assert_eq!(server.cli(&["DBSIZE"]), "0");
 }
 
+/// As in memory, where each limiter has a store of its own.
+#[tokio::test]
+async fn limiters_share_a_budget_if_they_have_one_name() {
+    let redis = connect(&SHARED).await;
+    // What two limiters are called, their limits, and whether the second finds what the first took.
+    let [a, b] = ["token_bucket 100/h", "token_bucket 5/h"];
+    let unnamed_set = format!("{a}; fixed_window 100/h");
+    let named_set = format!("x: {a}; y: fixed_window 100/h");
+    let table = [
+        (["a", "login"], [a, b], false),
+        (["a", "a"], [a, b], true),
+        (["a", "A"], [a, a], false),
+        (["a", "a=bucket"], [a, a], false),
+        (["bucket", "bucket+bucket"], [a, a], false),
+        (["%61", "a"], [a, a], false),
+        (["{a}", "a"], [a, a], false),
+        (["a", "a"], ["x: token_bucket 100/h", "y: token_bucket 5/h"], true),
+        (["a", "a"], [&unnamed_set, &unnamed_set], true),
+        (["a", "b"], [&named_set, &named_set], false),
+        (["a", "a"], [a, "fixed_window 5/h"], false),
+        (
+            ["a", "a"],
+            [
+                "x=bucket+y: token_bucket 100/h; z: token_bucket 9/h",
+                "x: token_bucket 100/h; y: token_bucket 9/h; z: token_bucket 9/h",
+            ],
+            false,
+        ),
+    ];
+    for (names, policies, share) in table {
+        // A prefix for each row, as the names are what it is about.
+        let redis = redis.clone().prefix(&name());
+        let limiter = |which: usize| redis.limiter(names[which], parse(policies[which])).unwrap();
+        let [first, second] = [limiter(0), limiter(1)];
+        let room = second.peek("k").await.unwrap().remaining();
+        assert!(first.check_n("k", 2).await.unwrap().is_allowed());
+        let left = second.peek("k").await.unwrap().remaining();
+        assert_eq!(room - left, if share { 2 } else { 0 }, "{names:?} {policies:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_is_an_error() {
+    let redis = Redis::connect_lazy("redis://127.0.0.1/").unwrap();
+    for wrong in ["", " a", "a ", "a:b", "a;b", "a\r\nb", "\u{e9}", &"a".repeat(129)] {
+        let error = redis.limiter(wrong, parse("5/h")).unwrap_err().to_string();
+        assert!(error.starts_with("a limiter's name must be 1 to 128 printable ASCII"), "{error}");
+        assert!(error.ends_with(&format!("not {wrong:?}")), "{error}");
+        assert_eq!(redis.named(wrong).unwrap_err().to_string(), error);
+    }
+    for right in ["a", "tenant 17", "%{}[]+=", &"a".repeat(128)] {
+        assert!(redis.limiter(right, parse("5/h")).is_ok());
+    }
+}
+
+/// A store of one's own that hands all calls on.
+struct Wrapped(Redis);
+
+impl StoreFor<Policy> for Wrapped {}
+
+impl Store<Policy, str> for Wrapped {
+    type Error = Error;
+
+    async fn decide(
+        &self,
+        policy: &Policy,
+        key: &str,
+        operation: Operation<'_>,
+    ) -> Result<Decision, Error> {
+        self.0.decide(policy, key, operation).await
+    }
+
+    fn decide_later<L>(&self, limits: &L, key: &str, operation: Operation<'_>)
+    where
+        L: Limits<str, Algorithm = Policy>,
+    {
+        self.0.decide_later(limits, key, operation);
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_a_name_decides_nothing() {
+    let server = Server::start(&[]);
+    let redis = connect(&server).await;
+    let nameless = Limiter::with_store(parse("5/h"), Wrapped(redis.clone()));
+    for operation in [Operation::Peek(1), Operation::Check(1), Operation::Reset] {
+        let error = nameless.decide("k", operation).await.unwrap_err();
+        assert!(error.to_string().starts_with("this Redis store has no name"), "{error}");
+        assert!(!error.is_unreachable() && !error.is_timeout() && !error.is_refused(), "{error}");
+        nameless.decide_later("k", operation);
+    }
+    assert_eq!(server.cli(&["DBSIZE"]), "0");
+
+    let limiter = redis.limiter("a", parse("5/h")).unwrap();
+    let named = Limiter::with_store(parse("5/h"), Wrapped(redis.named("a").unwrap()));
+    assert!(named.check_n("k", 3).await.unwrap().is_allowed());
+    assert_eq!(limiter.peek("k").await.unwrap().remaining(), 2);
+}
+
+/// Three hundred keys of 390 kB, which would be 117 MB, each of which is charged, denied, published and
+/// settled.
+#[tokio::test]
+async fn long_keys_are_stored_in_few_bytes() {
+    const KEYS: u64 = 300;
+    let server = Server::start(&[]);
+    let redis = connect(&server).await.publish_refusals("refusals", 1_000).unwrap();
+    let limiter = redis.limiter("api", parse("token_bucket 5/d")).unwrap();
+    let key = |n: u64| format!("{}{n}", "k".repeat(390_000));
+    for n in 0..KEYS {
+        let key = key(n);
+        let receipt = Receipt::for_request(&format!("{key} again"));
+        let _ = limiter.decide(&*key, Operation::Reserve(4, &receipt)).await.unwrap();
+        for _ in 0..2 {
+            let settled = limiter.decide(&*key, Operation::Settle(2, &receipt)).await.unwrap();
+            assert_eq!(settled.remaining(), 3);
+        }
+        // The same request again, as from another process.
+        let again = Receipt::for_request(&format!("{key} again"));
+        let settled = limiter.decide(&*key, Operation::Settle(2, &again)).await.unwrap();
+        assert_eq!(settled.remaining(), 3);
+        assert!(!limiter.check_n(&*key, 4).await.unwrap().is_allowed());
+    }
+    // Each limit holds, for the second half of the keys as for the first.
+    for n in [0, KEYS - 1] {
+        assert!(limiter.check_n(&*key(n), 3).await.unwrap().is_allowed());
+        assert!(!limiter.check(&*key(n)).await.unwrap().is_allowed());
+    }
+    let keys = server.cli(&["--scan"]);
+    assert_eq!(keys.lines().count(), 2 * usize::try_from(KEYS).unwrap() + 1);
+    for key in keys.lines().filter(|key| *key != "refusals") {
+        assert!(key.len() <= 250, "{key}");
+        let memory: u64 = server.cli(&["MEMORY", "USAGE", key]).parse().unwrap();
+        assert!(memory <= 512, "{memory}: {key}");
+    }
+    let memory: u64 = server.cli(&["MEMORY", "USAGE", "refusals"]).parse().unwrap();
+    assert!(memory <= 512 * KEYS, "{memory}");
+    // What is published names the state, as ever.
+    let entries = server.cli(&["XRANGE", "refusals", "-", "+"]);
+    let fields: Vec<&str> = entries.lines().collect();
+    let published = fields.chunks(9).map(|entry| format!("{}:{}", entry[2], entry[4]));
+    let states: BTreeSet<String> = published.collect();
+    let stored = keys.lines().filter(|key| key.starts_with("tollgate:2:api:bucket:"));
+    assert_eq!(states, stored.map(str::to_owned).collect());
+}
+
 #[tokio::test]
 async fn refused_keys_are_not_stored() {
     let server = Server::start(&[]);
     for (n, policy) in each_algorithm("10/min").iter().enumerate() {
-        let store = Redis::connect(&server.url()).await.unwrap().prefix(&n.to_string());
-        let limiter = Limiter::with_store(parse(policy), store.timeout(MINUTE));
+        let limiter = connect(&server).await.limiter(&n.to_string(), parse(policy)).unwrap();
         for key in 0..10_000_u64 / 6 + 1 {
             assert!(!limiter.check_n(&key, 11).await.unwrap().is_allowed());
             assert!(limiter.peek(&key).await.unwrap().is_allowed());
@@ -76,10 +221,9 @@ proptest! {
     fn keys_live_as_long_as_their_states(policy in policy(), trace in jumping_trace(40)) {
         let runtime = Runtime::new().unwrap();
         let clock = ManualClock::new(Tick::from_micros(0));
-        let prefix = prefix();
-        let store = runtime.block_on(Redis::connect(&SHARED.url())).unwrap();
-        let store = store.prefix(&prefix).timeout(MINUTE).client_time(clock.clone());
-        let limiter = Limiter::with_store(policy.clone(), store);
+        let name = name();
+        let store = runtime.block_on(connect(&SHARED)).client_time(clock.clone());
+        let limiter = store.limiter(&name, policy.clone()).unwrap();
         let (mut written_at, mut ttl_before) = (0, None::<u64>);
         for (now, operation) in trace {
             clock.set(Tick::from_micros(now));
@@ -88,7 +232,7 @@ proptest! {
             let earlier = written_at.max(now) - now;
             let reset_micros = micros(decision.reset_after());
             let fresh_millis = reset_micros.saturating_sub(earlier).div_ceil(1_000);
-            let pattern = format!("{prefix}:*");
+            let pattern = format!("tollgate:2:{name}:*");
             let key = SHARED.cli(&["--scan", "--pattern", &pattern]);
             let ttl = ttl_millis(&SHARED, &key);
             if fresh_millis > 0 {
@@ -115,8 +259,7 @@ proptest! {
 async fn keys_live_as_long_as_their_states_by_the_servers_clock() {
     let server = Server::start(&[]);
     for policy in each_algorithm("20/2s").into_iter().chain(["10/s; sliding_log 30/4s".into()]) {
-        let store = connect(&server).await;
-        let limiter = Limiter::with_store(parse(&policy), store);
+        let limiter = connect(&server).await.limiter("l", parse(&policy)).unwrap();
         for n in 0_u64..60 {
             let operation = match n % 7 {
                 0 => Operation::Refund(1),
@@ -144,15 +287,14 @@ async fn keys_live_as_long_as_their_states_by_the_servers_clock() {
 #[tokio::test]
 async fn keys_of_one_moment_do_not_expire_together() {
     for policy in each_algorithm("9/400d") {
-        let prefix = prefix();
-        let store = connect(&SHARED).await.prefix(&prefix);
-        let limiter = Limiter::with_store(parse(&policy), store);
+        let name = name();
+        let limiter = connect(&SHARED).await.limiter(&name, parse(&policy)).unwrap();
         for key in 0..20 {
             assert!(limiter.check(&key).await.unwrap().is_allowed());
         }
-        let keys = SHARED.cli(&["--scan", "--pattern", &format!("{prefix}:*")]);
+        let keys = SHARED.cli(&["--scan", "--pattern", &format!("tollgate:2:{name}:*")]);
         let minutes = keys.lines().map(|key| ttl_millis(&SHARED, key).unwrap() / 60_000);
-        let minutes: std::collections::BTreeSet<u64> = minutes.collect();
+        let minutes: BTreeSet<u64> = minutes.collect();
         assert!(minutes.len() > 10, "{policy}: {minutes:?}");
     }
 }
@@ -166,8 +308,7 @@ async fn sixty_four_tasks() {
     for policy in each_algorithm(&format!("{LIMIT}/h")) {
         let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
         let store = Redis::connect(&url).await.unwrap().timeout(MINUTE).client_time(clock);
-        let limiter = Limiter::with_store(parse(&policy), store.prefix(&policy));
-        let limiter = std::sync::Arc::new(limiter);
+        let limiter = std::sync::Arc::new(store.limiter(&policy, parse(&policy)).unwrap());
         let mut tasks = JoinSet::new();
         for _ in 0..64 {
             let limiter = std::sync::Arc::clone(&limiter);
@@ -213,7 +354,7 @@ async fn a_long_log_decides_as_in_process() {
         let policy: Policy = "sliding_log 10000/min".parse().unwrap();
         let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
         let store = connect(&SHARED).await.client_time(clock.clone());
-        let in_redis = Limiter::with_store(policy.clone(), store);
+        let in_redis = store.limiter(&name(), policy.clone()).unwrap();
         let in_process = Limiter::with_clock(policy, clock.clone());
         for n in 0..25_000_u64 {
             let pause = if n % 9_000 == 8_999 { 50_000_000 } else { 5_000 + n % 7 };
@@ -239,7 +380,7 @@ async fn debts_of_a_log_take_few_bytes() {
     for (policy, bytes) in
         [("sliding_log 10/h", 16 * 21), ("sliding_log 10/h; sliding_log 5/d", 16 * (21 + 11) + 8)]
     {
-        let limiter = Limiter::with_store(parse(policy), connect(&server).await);
+        let limiter = connect(&server).await.limiter("l", parse(policy)).unwrap();
         for _ in 0..200 {
             let _ = limiter.debit("k", 1).await.unwrap();
         }
@@ -258,7 +399,8 @@ async fn limits_that_change_places_do_not_change_states() {
     for [minute, second] in texts {
         let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
         let store = connect(&SHARED).await.client_time(clock.clone());
-        let order = |text: String| Limiter::with_store(parse(&text), store.clone());
+        let name = name();
+        let order = |text: String| store.limiter(&name, parse(&text)).unwrap();
         let orders = [order(format!("{minute}; {second}")), order(format!("{second}; {minute}"))];
         for limiter in &orders {
             for _ in 0..10 {
@@ -277,11 +419,11 @@ async fn limits_that_change_places_do_not_change_states() {
 /// Lua nests no deeper; what is too much is told, without asking the server.
 #[tokio::test]
 async fn a_set_has_64_limits_and_no_more() {
-    let store = connect(&SHARED).await;
+    let (store, name) = (connect(&SHARED).await, name());
     for (len, kind) in (0..6).map(|kind| (64, kind)).chain([(65, 0)]) {
         let text = (1..=len).map(|n| each_algorithm(&format!("{n}/min"))[kind].clone());
         let policy = parse(&text.collect::<Vec<_>>().join("; "));
-        let limiter = Limiter::with_store(policy, store.clone());
+        let limiter = store.limiter(&name, policy).unwrap();
         // Buckets of all kinds have one form, and so one state for each key.
         let key = format!("k{kind}");
         let reserved = limiter.reserve(&*key, 1).await;
@@ -301,10 +443,9 @@ async fn a_set_has_64_limits_and_no_more() {
 async fn two_versions_of_a_policy_share_a_key() {
     for kind in 0..6 {
         let versions = ["100/h", "300/h"].map(|quota| each_algorithm(quota)[kind].clone());
-        let prefix = prefix();
-        let store = connect(&SHARED).await.prefix(&prefix);
-        let [small, large] =
-            versions.map(|version| Limiter::with_store(parse(&version), store.clone()));
+        let name = name();
+        let store = connect(&SHARED).await;
+        let [small, large] = versions.map(|version| store.limiter(&name, parse(&version)).unwrap());
         let (mut granted, mut key) = (0, String::new());
         for n in 0..1_000_u64 {
             let limiter = if n % 2 == 0 { &small } else { &large };
@@ -319,7 +460,7 @@ async fn two_versions_of_a_policy_share_a_key() {
             };
             granted += decision.unwrap().granted();
             if n == 0 {
-                key = SHARED.cli(&["--scan", "--pattern", &format!("{prefix}:*")]);
+                key = SHARED.cli(&["--scan", "--pattern", &format!("tollgate:2:{name}:*")]);
             }
             assert!(ttl_millis(&SHARED, &key).is_some_and(|ttl| ttl > 0), "{n}");
         }
@@ -337,7 +478,7 @@ async fn a_version_with_a_longer_period_makes_a_key_live_longer() {
     let set = ("9/s; sliding_log 100/2s".to_owned(), "9/d; sliding_log 300/h".to_owned());
     let versions = each_algorithm("100/2s").into_iter().zip(each_algorithm("300/h"));
     for (short, long) in versions.chain([set]) {
-        let limiter = Limiter::with_store(parse(&short), connect(&server).await);
+        let limiter = connect(&server).await.limiter("l", parse(&short)).unwrap();
         let long = parse(&long);
         for _ in 0..3 {
             let _ = limiter.debit("k", 1).await.unwrap();
@@ -365,8 +506,11 @@ proptest! {
         let set = || All((cooldown(), SlidingLog::new(Quota::per_minute(5))));
         let clock = ManualClock::new(Tick::from_micros(0));
         let store = runtime.block_on(connect(&SHARED)).client_time(clock.clone()).min_ttl(MINUTE);
-        let in_redis =
-            (Limiter::with_store(cooldown(), store.clone()), Limiter::with_store(set(), store));
+        let name = name();
+        let in_redis = (
+            store.limiter(&name, cooldown()).unwrap(),
+            store.limiter(&name, set()).unwrap(),
+        );
         let in_process = (
             Limiter::with_clock(cooldown(), clock.clone()),
             Limiter::with_clock(set(), clock.clone()),
@@ -392,13 +536,13 @@ proptest! {
 async fn an_emptied_key_lives_on_in_the_clients_time() {
     for policy in each_algorithm("10/min") {
         let clock = ManualClock::new(Tick::from_micros(MIDNIGHT));
-        let prefix = prefix();
-        let store = connect(&SHARED).await.prefix(&prefix).client_time(clock.clone());
-        let limiter = Limiter::with_store(parse(&policy), store);
-        let receipt = tollgate::Receipt::new();
+        let name = name();
+        let store = connect(&SHARED).await.client_time(clock.clone());
+        let limiter = store.limiter(&name, parse(&policy)).unwrap();
+        let receipt = Receipt::new();
         let _ = limiter.decide("k", Operation::Reserve(10, &receipt)).await.unwrap();
         let _ = limiter.decide("k", Operation::Settle(0, &receipt)).await.unwrap();
-        let key = SHARED.cli(&["--scan", "--pattern", &format!("{prefix}:1:*")]);
+        let key = SHARED.cli(&["--scan", "--pattern", &format!("tollgate:2:{name}:*")]);
         let ttl = ttl_millis(&SHARED, &key);
         assert!(ttl.is_some_and(|ttl| (50_000..130_000).contains(&ttl)), "{policy}: {ttl:?}");
         // A minute earlier, time stands still, and all there is is there once.
@@ -408,7 +552,7 @@ async fn an_emptied_key_lives_on_in_the_clients_time() {
         assert!(!limiter.check("k").await.unwrap().is_allowed(), "{policy}");
         // What a refund finds nothing of leaves no key.
         let _ = limiter.refund("other", 3).await.unwrap();
-        let others = SHARED.cli(&["--scan", "--pattern", &format!("{prefix}:1:*:other")]);
+        let others = SHARED.cli(&["--scan", "--pattern", &format!("tollgate:2:{name}:*:other")]);
         assert_eq!(others, "", "{policy}");
     }
 }

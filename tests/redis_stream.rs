@@ -2,21 +2,20 @@
 
 mod common;
 
-use common::redis::{SHARED, prefix};
+use common::redis::{SHARED, name};
 use common::redis_server::Server;
 use common::{MIDNIGHT, each_algorithm, parse};
 use redis::aio::MultiplexedConnection;
 use std::collections::HashMap;
 use std::time::Duration;
 use tollgate::{
-    Decision, Limiter, ManualClock, Operation, Quota, RateLimiter, Receipt, Redis, Tick,
-    TokenBucket,
+    Decision, ManualClock, Operation, Quota, RateLimiter, Receipt, Redis, Tick, TokenBucket,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn connect(server: &Server) -> Redis {
-    Redis::connect(&server.url()).await.unwrap().prefix(&prefix()).timeout(MINUTE)
+    Redis::connect(&server.url()).await.unwrap().timeout(MINUTE)
 }
 
 /// Who reads the stream.
@@ -82,10 +81,10 @@ async fn each_refusal_is_published_once(clock: Option<ManualClock>) {
             Some(clock) => store.client_time(clock.clone()),
             None => store,
         };
-        let (ours, plain, stream) = (prefix(), prefix(), prefix());
-        let publishing = store.clone().prefix(&ours).publish_refusals(&stream, 1_000).unwrap();
-        let publishing = Limiter::with_store(parse(&policy), publishing);
-        let plain = Limiter::with_store(parse(&policy), store.prefix(&plain));
+        let (ours, stream) = (name(), name());
+        let plain = store.limiter(&name(), parse(&policy)).unwrap();
+        let publishing = store.publish_refusals(&stream, 1_000).unwrap();
+        let publishing = publishing.limiter(&ours, parse(&policy)).unwrap();
         let kept = [Receipt::new(), Receipt::new()];
         let spare = [Receipt::new(), Receipt::new()];
         let steps = |which: usize| {
@@ -131,7 +130,8 @@ async fn each_refusal_is_published_once(clock: Option<ManualClock>) {
             assert_eq!(numbers(decision), numbers(without), "{described}");
             let refused = asked(operation).filter(|_| !decision.is_allowed());
             let expected = refused.map(|asked| {
-                let (limits, asked) = (format!("{ours}:1:{shape}"), asked.min((1 << 53) - 1));
+                let (limits, asked) =
+                    (format!("tollgate:2:{ours}:{shape}"), asked.min((1 << 53) - 1));
                 entry(&limits, b"k", asked, decision.remaining())
             });
             let published = watcher.new_entries(&stream).await;
@@ -142,7 +142,7 @@ async fn each_refusal_is_published_once(clock: Option<ManualClock>) {
             }
         }
         assert_eq!(refusals, 9, "{policy}");
-        let state = format!("{ours}:1:{shape}:k");
+        let state = format!("tollgate:2:{ours}:{shape}:k");
         assert_eq!(SHARED.cli(&["EXISTS", &state]), "1", "{policy}: limits and key name the state");
     }
 }
@@ -162,7 +162,7 @@ async fn published_refusals_do_not_store_their_keys() {
     let server = Server::start(&[]);
     for (policy, _) in policies() {
         let store = connect(&server).await.publish_refusals("refusals", 1_000).unwrap();
-        let limiter = Limiter::with_store(parse(&policy), store);
+        let limiter = store.limiter("l", parse(&policy)).unwrap();
         for key in 0..20_u64 {
             assert!(!limiter.check_n(&key, 11).await.unwrap().is_allowed());
         }
@@ -173,9 +173,9 @@ async fn published_refusals_do_not_store_their_keys() {
 /// The server drops whole nodes, of a hundred entries.
 #[tokio::test]
 async fn a_stream_stays_near_its_length() {
-    let stream = prefix();
+    let stream = name();
     let store = connect(&SHARED).await.publish_refusals(&stream, 500).unwrap();
-    let limiter = Limiter::with_store(TokenBucket::new(Quota::per_hour(1)), store);
+    let limiter = store.limiter(&name(), TokenBucket::new(Quota::per_hour(1))).unwrap();
     for key in 0..2_000_u64 {
         let _ = limiter.check_n(&key, 2).await.unwrap();
         let full = key > 500 && key % 37 == 0;
@@ -187,20 +187,27 @@ async fn a_stream_stays_near_its_length() {
 }
 
 #[tokio::test]
-async fn keys_are_published_as_they_are() {
-    let (ours, stream) = (prefix(), prefix());
-    let store = connect(&SHARED).await.prefix(&format!("{ours}:%:é")).timeout(MINUTE);
+async fn keys_are_published_as_they_are_stored() {
+    let (ours, stream) = (name(), name());
+    let store = connect(&SHARED).await.prefix(&format!("{ours}:%:é"));
     let store = store.publish_refusals(&stream, 1_000).unwrap();
-    let limiter = Limiter::with_store(TokenBucket::new(Quota::per_hour(1)), store);
+    let limiter = store.limiter("a: b", TokenBucket::new(Quota::per_hour(1)));
+    assert!(limiter.is_err());
+    let limiter = store.limiter("%a = {b}", TokenBucket::new(Quota::per_hour(1))).unwrap();
+    let limits = format!("{ours}:%:é:2:%25a %3D %7Bb%7D:bucket");
     let all: Vec<u8> = (0..=255).collect();
     let mut watcher = Watcher::new(&SHARED).await;
     for key in [&b""[..], b":", b"a:1:bucket:b", b"\xff\x00\r\n%s%", &all[..128], &all[128..]] {
         assert!(!limiter.check_n(key, 2).await.unwrap().is_allowed());
-        let expected = entry(&format!("{ours}:%:é:1:bucket"), key, 2, 1);
-        assert_eq!(watcher.new_entries(&stream).await, [expected]);
+        assert_eq!(watcher.new_entries(&stream).await, [entry(&limits, key, 2, 1)]);
     }
     let _ = limiter.check_n(&("a:b", 7), 2).await.unwrap();
     assert_eq!(watcher.new_entries(&stream).await[0]["key"], b"a%3Ab:7");
+    let _ = limiter.check_n(&all[..], 2).await.unwrap();
+    // What `sha256sum` prints.
+    let hash = "40aff2e9d2d8922e47afd4648e6967497158785fbd1da870e7110266bf944880";
+    let expected = entry(&limits, format!("%sha256={hash}").as_bytes(), 2, 1);
+    assert_eq!(watcher.new_entries(&stream).await, [expected]);
 }
 
 /// A refusal must not become an error, which may let the request through.
@@ -216,13 +223,13 @@ async fn a_stream_that_cannot_be_written_changes_no_decision() {
         let store = connect(&server).await;
         for policy in each_algorithm("10/d") {
             let store = store.clone().publish_refusals("refusals", 1_000).unwrap();
-            let limiter = Limiter::with_store(parse(&policy), store.prefix(&policy));
+            let limiter = store.limiter(&policy, parse(&policy)).unwrap();
             assert!(limiter.check_n("k", 8).await.unwrap().is_allowed());
         }
         assert_eq!(server.cli(harm), "OK");
         for policy in each_algorithm("10/d") {
             let store = store.clone().publish_refusals("refusals", 1_000).unwrap();
-            let limiter = Limiter::with_store(parse(&policy), store.prefix(&policy));
+            let limiter = store.limiter(&policy, parse(&policy)).unwrap();
             let refused = limiter.check_n("k", 3).await.unwrap();
             assert!(!refused.is_allowed(), "{policy}: {harm:?}");
             assert_eq!(refused.remaining(), 2, "{policy}: {harm:?}");
@@ -245,10 +252,10 @@ async fn a_stream_that_a_user_may_not_touch_is_an_error_at_once() {
     let store = Redis::connect(&url).await.unwrap().timeout(MINUTE);
     let bucket = TokenBucket::new(Quota::per_hour(10));
     let other = store.clone().publish_refusals("refusals", 1_000).unwrap();
-    let error = Limiter::with_store(bucket, other).check("k").await.unwrap_err();
+    let error = other.limiter("l", bucket).unwrap().check("k").await.unwrap_err();
     assert!(error.is_refused(), "{error}");
     let own = store.publish_refusals("tollgate:refusals", 1_000).unwrap();
-    assert!(Limiter::with_store(bucket, own).check("k").await.unwrap().is_allowed());
+    assert!(own.limiter("l", bucket).unwrap().check("k").await.unwrap().is_allowed());
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ pub use leaky_bucket::LeakyBucket;
 pub(crate) use origin::Hold;
 pub use origin::{Origin, Receipt};
 #[cfg(feature = "redis")]
-pub(crate) use scripted::{MAX_NUMBER, push_number};
+pub(crate) use scripted::{MAX_NUMBER, push_name, push_number};
 #[cfg(feature = "redis")]
 pub use scripted::{Script, ScriptCall, Scripted, StoredState};
 pub use sliding_log::{SlidingLog, SlidingLogState};

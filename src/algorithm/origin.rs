@@ -89,12 +89,12 @@ impl<'r> Origin<'r> {
 ///
 /// ```no_run
 /// # #[cfg(feature = "redis")] {
-/// use tollgate::{Limiter, Operation, Quota, RateLimiter, Receipt, Redis, TokenBucket};
+/// use tollgate::{Operation, Quota, RateLimiter, Receipt, Redis, TokenBucket};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), tollgate::Error> {
-/// # let store = Redis::connect("redis://127.0.0.1/").await?;
-/// let tokens = Limiter::with_store(TokenBucket::new(Quota::per_minute(90_000)), store);
+/// # let redis = Redis::connect("redis://127.0.0.1/").await?;
+/// let tokens = redis.limiter("tokens", TokenBucket::new(Quota::per_minute(90_000)))?;
 /// // Charges 2,600, once for this request, however often this is run within a day.
 /// let receipt = Receipt::for_request("request 6f1c");
 /// tokens.decide("tenant", Operation::Settle(2_600, &receipt)).await?;

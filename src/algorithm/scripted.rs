@@ -64,7 +64,7 @@ impl ScriptCall {
 
 /// Adds a name to a key in Redis: with `%` and two digits for each character that separates the
 /// parts of a key, or chooses its slot.
-fn push_name(key: &mut String, name: &str) {
+pub(crate) fn push_name(key: &mut String, name: &str) {
     for character in name.chars() {
         if "%:+=[]{}".contains(character) {
             write!(key, "%{:02X}", u32::from(character)).expect("a String takes it");

@@ -5,18 +5,59 @@ use crate::error::Error;
 use crate::operation::Operation;
 use crate::store::{Redis, RedisKey, Store};
 
+impl Redis {
+    /// Makes a limiter of this name. Limiters of one name share what their keys have used, as the
+    /// tiers of one limit do; limiters of different names never do.
+    ///
+    /// The name is 1 to 128 printable ASCII characters, as a [`Name`](crate::Name) is.
+    ///
+    /// ```no_run
+    /// use tollgate::{Policy, RateLimiter, Redis};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), tollgate::Error> {
+    /// let redis = Redis::connect("redis://127.0.0.1/").await?;
+    /// let api = redis.limiter("api", "100/hour".parse::<Policy>()?)?;
+    /// let login = redis.limiter("login", "5/hour".parse::<Policy>()?)?;
+    /// if login.check("alice").await?.is_allowed() {
+    ///     // Alice has used 1 of her 5 logins, and has all 100 calls of the API.
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A limiter without a name does not compile:
+    ///
+    /// ```compile_fail,E0277
+    /// use tollgate::{Limiter, Quota, Redis, TokenBucket};
+    ///
+    /// let redis = Redis::connect_lazy("redis://127.0.0.1/").unwrap();
+    /// let limiter = Limiter::with_store(TokenBucket::new(Quota::per_hour(5)), redis);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if `name` is empty, too long, or has a character that a name cannot have.
+    pub fn limiter<L>(&self, name: &str, limits: L) -> Result<Limiter<L, Self>, Error>
+    where
+        L: Source<Algorithm: Scripted>,
+    {
+        Ok(Limiter { limits, store: self.named(name)? })
+    }
+}
+
 /// Limits that are told with the call, in the place of the limiter's own.
 impl<L: Source<Algorithm: Scripted>> Limiter<L, Redis> {
     /// Takes one unit for `key`, if there is one, by other limits than this limiter's. What the key
     /// has used by limits of the same algorithms stays used; others have states of their own.
     ///
     /// ```no_run
-    /// use tollgate::{Limiter, Policy, Redis};
+    /// use tollgate::{Policy, Redis};
     ///
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), tollgate::Error> {
     /// let [free, pro]: [Policy; 2] = ["10/hour".parse()?, "1000/hour".parse()?];
-    /// let limiter = Limiter::with_store(free, Redis::connect("redis://127.0.0.1/").await?);
+    /// let limiter = Redis::connect("redis://127.0.0.1/").await?.limiter("api", free)?;
     /// let decision = limiter.check_with(&pro, "alice").await?;
     /// # Ok(())
     /// # }

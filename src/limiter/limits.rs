@@ -32,8 +32,15 @@ pub trait Uniform: Source {}
 #[diagnostic::do_not_recommend]
 impl<A: Algorithm> Uniform for A {}
 
-/// A store that can hold the states of these limits: see [`Uniform`]. A store of your own that keeps
-/// a state at least as long as the limits that wrote it need implements it for all.
+/// A store that [`Limiter::with_store`](super::Limiter::with_store) takes for these limits: one that
+/// can hold their states (see [`Uniform`]), and holds those of no other limiter unless they are to
+/// be shared. A store of your own that keeps a state at least as long as the limits that wrote it need
+/// implements it for all.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a store for a limiter by `{L}`",
+    note = "a limiter on Redis has a name, so that it shares no keys with others: \
+            `redis.limiter(\"name\", limits)?`"
+)]
 pub trait StoreFor<L: Source> {}
 
 /// A [`Source`] for keys of type `K`.

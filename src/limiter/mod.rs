@@ -116,12 +116,12 @@ pub trait RateLimiter<K: ?Sized>: Describe {
     /// ```no_run
     /// # #[cfg(feature = "redis")] {
     /// # use std::time::Duration;
-    /// use tollgate::{Limiter, Quota, RateLimiter, Redis, TokenBucket};
+    /// use tollgate::{Quota, RateLimiter, Redis, TokenBucket};
     ///
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), tollgate::Error> {
-    /// let store = Redis::connect("redis://127.0.0.1/").await?;
-    /// let limiter = Limiter::with_store(TokenBucket::new(Quota::per_second(10)), store);
+    /// let redis = Redis::connect("redis://127.0.0.1/").await?;
+    /// let limiter = redis.limiter("outbound", TokenBucket::new(Quota::per_second(10)))?;
     /// let decision = limiter.acquire("alice").within(Duration::from_secs(1)).await?;
     /// # Ok(())
     /// # }
@@ -225,8 +225,8 @@ pub trait Describe: Send + Sync {
 /// Decides by one algorithm, with its states in one store.
 ///
 /// Most are made by `Limiter::new`. Others: `direct`, without keys; `live`, with limits that can be
-/// replaced; `per_key`, with other limits for some keys; `restore`, from a snapshot; and `with_store`,
-/// for a store that is shared, such as Redis.
+/// replaced; `per_key`, with other limits for some keys; `restore`, from a snapshot; `with_store`,
+/// for a store that you name; and `Redis::limiter`, for states in Redis.
 ///
 /// ```
 /// use tollgate::{Limiter, Quota, TokenBucket};
@@ -264,7 +264,7 @@ type DefaultStore<L> = std::marker::PhantomData<L>;
 
 impl<L: Source, S> Limiter<L, S> {
     /// A limiter that decides by an algorithm, or another source of `limits`, on the states in
-    /// `store`, of the crate's or your own. Limits that differ from key to key do not compile with a
+    /// `store`, of the crate's or your own. (On Redis, `Redis::limiter` makes one.) Limits that differ from key to key do not compile with a
     /// [`Memory`](crate::Memory), which would forget states too early:
     ///
     /// ```compile_fail,E0277

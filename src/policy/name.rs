@@ -28,7 +28,7 @@ impl Name {
             && name.bytes().all(printable)
             && name.trim_matches(' ') == name;
         if !valid {
-            return Err(Kind::Name { name: name.to_owned() }.into());
+            return Err(Kind::Name { what: "a limit's name", name: name.to_owned() }.into());
         }
         Ok(Self(name.into()))
     }

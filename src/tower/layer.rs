@@ -50,7 +50,7 @@ impl<L: Describe, T> RateLimitLayer<L, Ask<PeerIp, OneUnit, NoneExempt, T>> {
     ///
     /// They are of one type: for different algorithms, make each a [`Policy`](crate::Policy). They
     /// count apart from each other, unless they share a store
-    /// ([`TieredMemory`](crate::TieredMemory), or Redis with one prefix): then a customer who
+    /// ([`TieredMemory`](crate::TieredMemory), or one name on Redis): then a customer who
     /// changes the tier keeps what is used. Limits that hold together, on the same key, are one
     /// [`Policy`](crate::Policy). Where there is no limiter of that place, the request is answered
     /// 500.

@@ -24,8 +24,8 @@ pub fn in_own_process(test: &str, environment: &[(&str, &str)]) -> Child {
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
-/// A prefix that no other test uses.
-pub fn prefix() -> String {
+/// A limiter's name that no other test uses.
+pub fn name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
@@ -40,24 +40,23 @@ static STORE: LazyLock<Redis> = LazyLock::new(|| {
 pub struct InRedis {
     clock: ManualClock,
     limiter: Limiter<Policy, Redis>,
-    prefix: String,
+    name: String,
 }
 
 impl InRedis {
     pub fn with_policy(policy: Policy) -> Self {
-        Self::with_prefix(policy, prefix())
+        Self::with_name(policy, name())
     }
 
     /// The same key by another policy.
     pub fn under(&self, policy: Policy) -> Self {
-        Self::with_prefix(policy, self.prefix.clone())
+        Self::with_name(policy, self.name.clone())
     }
 
-    fn with_prefix(policy: Policy, prefix: String) -> Self {
+    fn with_name(policy: Policy, name: String) -> Self {
         let clock = ManualClock::new(Tick::from_micros(0));
-        let store = STORE.clone().prefix(&prefix).client_time(clock.clone());
-        let store = store.min_ttl(Duration::from_secs(600));
-        Self { clock, limiter: Limiter::with_store(policy, store), prefix }
+        let store = STORE.clone().client_time(clock.clone()).min_ttl(Duration::from_secs(600));
+        Self { clock, limiter: store.limiter(&name, policy).unwrap(), name }
     }
 }
 
@@ -72,7 +71,7 @@ impl Subject for InRedis {
     }
 
     fn keys(&self) -> usize {
-        let pattern = format!("{}:*", self.prefix);
+        let pattern = format!("tollgate:2:{}:*", self.name);
         SHARED.cli(&["--scan", "--pattern", &pattern]).lines().count()
     }
 

@@ -12,13 +12,14 @@ pub use key::RedisKey;
 
 use super::Store;
 use crate::algorithm::{
-    Description, MAX_NUMBER, Receipt, ScriptCall, Scripted, StoredState, push_number,
+    MAX_NUMBER, Receipt, ScriptCall, Scripted, StoredState, push_name, push_number,
 };
 use crate::clock::{Clock, Tick};
 use crate::decision::Decision;
 use crate::error::{Error, Failure, Kind, StoreFailure};
-use crate::limiter::{Limits, Source, StoreFor};
+use crate::limiter::Limits;
 use crate::operation::Operation;
+use crate::policy::Name;
 use crate::quota::Quota;
 #[cfg(feature = "redis-cluster")]
 use cluster::Cluster;
@@ -40,13 +41,12 @@ use tokio::time::{Instant, timeout_at};
 /// decisions are those of the memory store, number for number.
 ///
 /// ```no_run
-/// use tollgate::{Limiter, Quota, Redis, TokenBucket};
-/// use tollgate::RateLimiter as _;
+/// use tollgate::{Quota, RateLimiter, Redis, TokenBucket};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), tollgate::Error> {
-/// let store = Redis::connect("redis://127.0.0.1/").await?;
-/// let limiter = Limiter::with_store(TokenBucket::new(Quota::per_minute(100)), store);
+/// let redis = Redis::connect("redis://127.0.0.1/").await?;
+/// let limiter = redis.limiter("api", TokenBucket::new(Quota::per_minute(100)))?;
 /// if limiter.check("alice").await?.is_allowed() {
 ///     // serve her
 /// }
@@ -56,25 +56,31 @@ use tokio::time::{Instant, timeout_at};
 ///
 /// # Keys
 ///
-/// A state is stored under `{prefix}:1:{algorithms}:{key}`, such as `tollgate:1:bucket:alice`.
-/// Limiters with one [`prefix`](Self::prefix) and the same algorithms share the states of their
-/// keys, whatever their quotas: as the tiers of one limit do. **Give limits that have nothing to
-/// do with each other a prefix each.**
+/// A state is stored under `{prefix}:2:{name}:{algorithms}:{key}`, such as
+/// `tollgate:2:login:bucket:alice`. The name is the [limiter](Self::limiter)'s: limiters of one name
+/// share the states of their keys, whatever their quotas, as the tiers of one limit do. Limiters of
+/// different names share nothing. Services that share a server have a [`prefix`](Self::prefix)
+/// each, or agree on names.
 ///
-/// In a set, a limit that has a name is known by it, and the order counts; of two without a
-/// name that are of one algorithm, the second is known by its quota. Name the limits of a set
-/// whose quotas may change: what is known by another name or in another place starts anew.
+/// A limit whose algorithm changes starts anew. In a set, a limit is known by its name, and by its
+/// place. Of two limits of one algorithm without names, the second is known by its quota. So name
+/// the limits of a set whose quotas may change.
 ///
-/// Every key expires soon after its state has come to say nothing, under the quota that has written it
-/// last. So quotas that share states should have one period, and differ in their counts: a shorter one
-/// ends what a longer one would still count. Refusals write nothing, unless they are
+/// Each key of a client is an entry in Redis, as long as its limit counts anything. **Put a limit by
+/// address in front of keys that nobody has verified**, such as API keys before they are looked up: a
+/// client that makes up keys has a budget, and an entry, for each. What a client writes is
+/// stored in bounded form: a key of more than 128 bytes is stored by its hash. See [`RedisKey`].
+///
+/// Every key expires soon after its state has expired under the quota that has written it last. So
+/// quotas that share states should have one period, and differ in their counts: a shorter one ends
+/// what a longer one would still count. Denials write nothing, unless they are
 /// [published](Self::publish_refusals).
 ///
-/// A settlement is remembered under a key such as `tollgate:request:{tollgate:1:bucket:alice}:6f1c`,
-/// in the slot of the key that it is about. So a user who may touch `~tollgate:*` may touch all that
-/// there is. What is settled in a [`SlidingLog`](crate::SlidingLog) takes the server longer the longer
-/// the log is, as what was taken since is written anew: with 20,000 entries 1 ms, or 10 where all of
-/// them are newer.
+/// A settlement is remembered under a key such as
+/// `tollgate:request:{tollgate:2:login:bucket:alice}:6f1c`, in the slot of the key that it is about. So
+/// a user with `~tollgate:*` may touch all keys. A settlement in a [`SlidingLog`](crate::SlidingLog)
+/// takes the server longer if the log is long, because entries since then are written anew: with
+/// 20,000 entries 1 ms, or 10 ms if all of them are newer.
 ///
 /// A set has at most 64 limits.
 ///
@@ -109,12 +115,14 @@ use tokio::time::{Instant, timeout_at};
 ///
 /// # Clones
 ///
-/// A clone is the same store; it shares the connection. Its prefix, timeout, clock and stream of
-/// refusals may be set apart.
+/// A clone is the same store, and so is the store of each [limiter](Self::limiter): they share the
+/// connection. The prefix, timeout, clock and stream of refusals of each may differ.
 #[derive(Clone)]
 pub struct Redis {
     connection: Connection,
     prefix: Arc<str>,
+    /// The limiter's, once it is one's.
+    name: Option<Arc<str>>,
     timeout: Duration,
     min_ttl: Duration,
     clock: Option<Arc<dyn Clock>>,
@@ -216,6 +224,7 @@ impl Redis {
         Self {
             connection,
             prefix: Self::DEFAULT_PREFIX.into(),
+            name: None,
             timeout: Self::DEFAULT_TIMEOUT,
             min_ttl: Duration::ZERO,
             clock: None,
@@ -224,8 +233,51 @@ impl Redis {
         }
     }
 
-    /// The same store with another prefix of its keys. Where a `{` is in it, it should hold a
-    /// whole hash tag, such as `{api}`, which puts all its keys into one slot of a cluster.
+    /// The store of the limiters of this name, for a [`Store`] of your own that hands calls on to
+    /// it. To make a limiter, call [`limiter`](Self::limiter).
+    ///
+    /// ```no_run
+    /// use tollgate::{Decision, Error, Limiter, Operation, Policy, Redis, Store, StoreFor};
+    ///
+    /// /// Counts the decisions that fail.
+    /// struct Counted(Redis, std::sync::atomic::AtomicU64);
+    ///
+    /// impl StoreFor<Policy> for Counted {}
+    ///
+    /// impl Store<Policy, str> for Counted {
+    ///     type Error = Error;
+    ///
+    ///     async fn decide(
+    ///         &self,
+    ///         policy: &Policy,
+    ///         key: &str,
+    ///         operation: Operation<'_>,
+    ///     ) -> Result<Decision, Error> {
+    ///         let decided = self.0.decide(policy, key, operation).await;
+    ///         if decided.is_err() {
+    ///             self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    ///         }
+    ///         decided
+    ///     }
+    /// }
+    ///
+    /// let redis = Redis::connect_lazy("redis://127.0.0.1/")?.named("api")?;
+    /// let limiter = Limiter::with_store("100/min".parse::<Policy>()?, Counted(redis, 0.into()));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if `name` is empty, too long, or has a character that a name cannot have.
+    pub fn named(&self, name: &str) -> Result<Self, Error> {
+        let wrong = |_| Kind::Name { what: "a limiter's name", name: name.to_owned() };
+        let name = Name::new(name).map_err(wrong)?;
+        Ok(Self { name: Some(name.as_str().into()), ..self.clone() })
+    }
+
+    /// Sets the prefix of all keys, for services that share a server. If a `{` is in it, it should
+    /// hold a whole hash tag, such as `{api}`, which puts all its keys into one slot of a cluster. No
+    /// service's prefix should begin with another's and a `:`.
     #[must_use]
     pub fn prefix(self, prefix: &str) -> Self {
         Self { prefix: prefix.into(), ..self }
@@ -261,25 +313,24 @@ impl Redis {
     /// newest: a hundred more, as the server drops them by whole nodes.
     ///
     /// ```no_run
-    /// use tollgate::{Limiter, Quota, Redis, TokenBucket};
-    /// use tollgate::RateLimiter as _;
+    /// use tollgate::{Quota, RateLimiter, Redis, TokenBucket};
     ///
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), tollgate::Error> {
-    /// let store = Redis::connect("redis://127.0.0.1/").await?.prefix("login");
-    /// let store = store.publish_refusals("refusals", 10_000)?;
-    /// let limiter = Limiter::with_store(TokenBucket::new(Quota::per_minute(5)), store);
+    /// let redis = Redis::connect("redis://127.0.0.1/").await?;
+    /// let redis = redis.publish_refusals("refusals", 10_000)?;
+    /// let limiter = redis.limiter("login", TokenBucket::new(Quota::per_minute(5)))?;
     /// let _ = limiter.check_n("alice", 6).await?;
     /// // XREVRANGE refusals + - COUNT 1
-    /// //   1800057600000-0: limits login:1:bucket, key alice, asked 6, room 5
+    /// //   1800057600000-0: limits tollgate:2:login:bucket, key alice, asked 6, room 5
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// | field | tells |
     /// |---|---|
-    /// | `limits` | the prefix and the algorithms; with a `:` and the `key`, the name of the key in Redis that holds the state |
-    /// | `key` | what [`RedisKey`] writes, which is for all to see who can read the stream |
+    /// | `limits` | the limiter: the prefix, the format, its name and its algorithms. With a `:` and the `key`, this is the key in Redis that holds the state |
+    /// | `key` | what [`RedisKey`] writes, or its hash if that is longer than 128 bytes; all who can read the stream can read it |
     /// | `asked` | the units that were asked for |
     /// | `room` | the units that were there, as in [`Decision::remaining`] |
     ///
@@ -329,20 +380,21 @@ impl Redis {
         }))
     }
 
-    /// What is to be done, what a script is told of the limits, and the keys that it uses.
+    /// Declares what a call does, and on which keys.
     fn declared<'o, A, K>(
         &self,
         algorithm: &A,
         key: &K,
         operation: Operation<'o>,
-    ) -> (Operation<'o>, ScriptCall, Vec<Vec<u8>>)
+    ) -> Result<Declared<'o>, Error>
     where
         A: Scripted,
         K: RedisKey + ?Sized,
     {
         let mut limits = ScriptCall::default();
         algorithm.script(&mut limits);
-        let mut keys = vec![key::of_state(&self.head(&limits.shape), key)];
+        let head = self.head(&limits.shape)?;
+        let mut keys = vec![key::of_state(&head, key)];
         let operation = match operation {
             Operation::Settle(_, receipt) if receipt.is_settled() => Operation::Refund(0),
             // Other limits hold now, from which nothing was taken.
@@ -366,12 +418,17 @@ impl Redis {
         {
             keys.push(stream.key.as_bytes().into());
         }
-        (operation, limits, keys)
+        Ok(Declared { operation, limits, keys, head_len: head.len() })
     }
 
     /// What stands before the `:` and the caller's own key, in the key that holds a state.
-    fn head(&self, shape: &str) -> String {
-        format!("{}:{FORMAT}:{shape}", self.prefix)
+    fn head(&self, shape: &str) -> Result<String, Error> {
+        let name = self.name.as_ref().ok_or(Kind::NoName)?;
+        let mut head = format!("{}:{FORMAT}:", self.prefix);
+        push_name(&mut head, name);
+        head.push(':');
+        head.push_str(shape);
+        Ok(head)
     }
 
     /// Runs a script, which the server may have to be given again.
@@ -398,6 +455,16 @@ impl Redis {
     }
 }
 
+/// What a call does.
+struct Declared<'o> {
+    operation: Operation<'o>,
+    limits: ScriptCall,
+    /// The keys that the script uses: the state's, and then a request's or a stream's.
+    keys: Vec<Vec<u8>>,
+    /// The bytes of the state's key before the `:` and the caller's own.
+    head_len: usize,
+}
+
 /// When a call that may take so long must have been answered.
 fn deadline(timeout: Duration) -> Instant {
     let far_off = Duration::from_secs(86_400 * 365);
@@ -405,9 +472,7 @@ fn deadline(timeout: Duration) -> Instant {
 }
 
 /// The version of what is stored, a part of every key.
-const FORMAT: &str = "1";
-
-impl<L: Source> StoreFor<L> for Redis {}
+const FORMAT: &str = "2";
 
 impl<A, K> Store<A, K> for Redis
 where
@@ -422,10 +487,12 @@ where
         key: &K,
         operation: Operation<'_>,
     ) -> impl Future<Output = Result<Decision, Error>> + Send {
-        let (operation, limits, keys) = self.declared(algorithm, key, operation);
+        let declared = self.declared(algorithm, key, operation);
         async move {
+            let Declared { operation, limits, keys, head_len } = declared?;
             let scripts = self.scripts(&limits)?;
-            let call = Call { store: self, algorithm, limits, scripts: &scripts, operation };
+            let call =
+                Call { store: self, algorithm, limits, scripts: &scripts, operation, head_len };
             let mut attempts = call.attempts();
             loop {
                 attempts -= 1;
@@ -448,10 +515,11 @@ where
         L: Limits<K, Algorithm = A>,
     {
         let algorithm = &*limits.get(key);
-        let (operation, limits, keys) = self.declared(algorithm, key, operation);
+        let Ok(declared) = self.declared(algorithm, key, operation) else { return };
+        let Declared { operation, limits, keys, head_len } = declared;
         let runtime = tokio::runtime::Handle::try_current();
         let (Ok(runtime), Ok(scripts)) = (runtime, self.scripts(&limits)) else { return };
-        let call = Call { store: self, algorithm, limits, scripts: &scripts, operation };
+        let call = Call { store: self, algorithm, limits, scripts: &scripts, operation, head_len };
         let (script, numbers) = call.script();
         let script = ScriptText { text: script.text.clone(), sha: script.sha.clone() };
         let store = self.clone();
@@ -487,6 +555,7 @@ struct Call<'a, A> {
     limits: ScriptCall,
     scripts: &'a Scripts,
     operation: Operation<'a>,
+    head_len: usize,
 }
 
 impl<A: Scripted> Call<'_, A> {
@@ -500,8 +569,8 @@ impl<A: Scripted> Call<'_, A> {
         for _ in 0..MAX_CLOCK_STEPS {
             let (script, numbers) = self.script();
             let reply = self.store.run(script, keys, &numbers, deadline).await;
-            let reply =
-                reply.map_err(|error| failure(&error, self.store.timeout, Some(self.policy())))?;
+            let reply = reply
+                .map_err(|error| failure(&error, self.store.timeout, self.store.name.clone()))?;
             match Reply::read(&reply) {
                 Some(Reply { granted: Granted::ClockWentBack, .. }) => {}
                 Some(Reply { now, granted: Granted::Before, before }) => {
@@ -568,9 +637,7 @@ impl<A: Scripted> Call<'_, A> {
         }
         if let Some(stream) = self.store.refusals.as_ref().filter(|_| std::ptr::eq(script, take)) {
             push_number(&mut numbers, stream.max_len);
-            // As long is what stands before the `:` and the caller's own key.
-            let head = [&self.store.prefix, FORMAT, &self.limits.shape].map(str::len);
-            push_number(&mut numbers, (head.iter().sum::<usize>() + 2) as u64);
+            push_number(&mut numbers, self.head_len as u64);
         }
         (script, numbers)
     }
@@ -616,16 +683,7 @@ impl<A: Scripted> Call<'_, A> {
     }
 
     fn failed(&self, failure: Failure, detail: &str) -> Error {
-        StoreFailure::new(failure, Some(self.policy()), detail).into()
-    }
-
-    /// What the limits are called, in an error.
-    fn policy(&self) -> String {
-        let limits = self.algorithm.describe();
-        let names = limits.iter().filter_map(|Description { name, .. }| name.as_ref());
-        let names: Vec<&str> = names.map(AsRef::as_ref).collect();
-        let what = if names.is_empty() { self.limits.shape.clone() } else { names.join("; ") };
-        format!("{}: {what}", self.store.prefix)
+        StoreFailure::new(failure, self.store.name.clone(), detail).into()
     }
 }
 
@@ -661,7 +719,7 @@ impl<'r> Reply<'r> {
     }
 }
 
-fn failure(error: &RedisError, timeout: Duration, policy: Option<String>) -> Error {
+fn failure(error: &RedisError, timeout: Duration, limiter: Option<Arc<str>>) -> Error {
     use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
     let failure = match error.kind() {
         ErrorKind::Io if error.is_timeout() => Failure::TimedOut(timeout),
@@ -678,13 +736,14 @@ fn failure(error: &RedisError, timeout: Duration, policy: Option<String>) -> Err
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),
     };
-    StoreFailure::new(failure, policy, &said).into()
+    StoreFailure::new(failure, limiter, &said).into()
 }
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("prefix", &self.prefix)
+            .field("name", &self.name)
             .field("timeout", &self.timeout)
             .field("client_time", &self.clock.is_some())
             .field("refusals", &self.refusals)
