@@ -49,7 +49,9 @@ local op, n, min_ttl_millis, clock, at = struct.unpack('<Bddd', numbers)
 local stored = redis.call('GET', key)
 
 --@ check_length
-if stored and pos ~= #stored + 1 then error('what is stored is not of this policy') end
+if stored and pos ~= #stored + 1 then
+  error('what is stored is not of these limits, or of another version')
+end
 
 --@ grant
 if moved then

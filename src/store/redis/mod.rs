@@ -1,4 +1,34 @@
 //! States in Redis, shared by many instances.
+//!
+//! # What is stored
+//!
+//! | key | value |
+//! |---|---|
+//! | `{prefix}:2:{name}:{shape}:{key}` | a state |
+//! | `{prefix}:request:{tag}:{id}` | nothing: a request that has been settled (`key::of_request`) |
+//! | the name that the caller gives | the stream of refusals |
+//!
+//! - `2` is [`FORMAT`], the version of all that is stored under the keys that have it.
+//! - `name` is the limiter's, and `shape` the algorithms of its limits, in order: `bucket`,
+//!   `bucket+sliding_log`, with the limits' names in a set `minute=bucket+day=fixed_window`, and with
+//!   the settings of a second limit of one algorithm that has no name `bucket+bucket[5, 60]`. In names,
+//!   each of `% : + = [ ] { }` is `%` and two digits, so that behind the prefix a key can be read in
+//!   one way only.
+//! - `key` is what [`RedisKey`] writes. Above 128 bytes, or if it begins with `%sha256=`, it is
+//!   `%sha256=` and its SHA-256. The `id` of a request is bounded in the same way.
+//!
+//! A state is the states of the limits, one behind the other, as their scripts pack them, and
+//! nothing behind those. A log on a key of its own is its entries alone.
+//!
+//! # What another version stores
+//!
+//! Versions of the crate with one `FORMAT` share states. They may only add fields behind the limits'
+//! states, as a byte that says which fields follow, and then those fields. This version knows none, and
+//! fails if it finds any, except that a reset deletes them: it must not decide on a part of what a
+//! newer version knows of a key, and never takes a field for a state. A log on a key of its own has no
+//! such place, because it is read from its end: to store more with it, give its script another name,
+//! which is a part of the key. Any other change of what is stored raises `FORMAT`: the versions before
+//! and after it find nothing of each other's, and all budgets begin anew.
 
 #[cfg(feature = "redis-cluster")]
 mod cluster;
@@ -471,7 +501,7 @@ fn deadline(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(far_off)
 }
 
-/// The version of what is stored, a part of every key.
+/// The version of what is stored, a part of every key: see the top of this module.
 const FORMAT: &str = "2";
 
 impl<A, K> Store<A, K> for Redis
@@ -675,7 +705,9 @@ impl<A: Scripted> Call<'_, A> {
         let mut stored = StoredState(bytes);
         let state = self.algorithm.read_state(&mut stored);
         let state = state.filter(|_| stored.0.is_empty());
-        state.ok_or_else(|| self.unexpected("what is stored is not of this policy"))
+        state.ok_or_else(|| {
+            self.unexpected("what is stored is not of these limits, or of another version")
+        })
     }
 
     fn unexpected(&self, detail: &str) -> Error {
