@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tollgate::tower::{HeaderStyle, RateLimitLayer, retry_after};
-use tollgate::{LeakyBucket, Limiter, Quota, TokenBucket};
+use tollgate::tower::{HeaderStyle, RateLimitLayer};
+use tollgate::{LeakyBucket, Limiter, Quota, TokenBucket, retry_after};
 use tower::{ServiceBuilder, ServiceExt};
 
 /// What the API allows: 20 requests a second, 2 at once.
@@ -61,9 +61,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while let Some(response) = calls.join_next().await {
         let response = response??;
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            // Where others share the API's limit: wait as it says, but not for ever.
+            // If others share the API's limit: wait as it says, but not for ever, and for a second
+            // if it says nothing.
             refused += 1;
-            sleep(retry_after(&response, Duration::from_secs(10)).unwrap_or_default()).await;
+            let [second, longest] = [1, 10].map(Duration::from_secs);
+            let wait = retry_after(response.status(), response.headers(), longest);
+            sleep(wait.unwrap_or(second).max(second)).await;
         }
     }
     println!("20 requests in {} ms, {refused} refused", start.elapsed().as_millis());

@@ -107,6 +107,7 @@
 //! | `axum` | the middleware finds the peer's address where axum leaves it |
 //! | `tonic` | the middleware finds the peer's address where tonic leaves it |
 //! | `tokio` | waiting for units: `acquire` |
+//! | `http` | for clients: when a server that refused wants to be asked again, `retry_after` |
 //! | `redis` | the store in Redis or Valkey: `Redis::connect` |
 //! | `redis-cluster` | the same in a Redis Cluster: `Redis::connect_cluster` |
 //! | `metrics` | counts of the middleware's decisions, and of its store's failures |
@@ -128,6 +129,8 @@ mod math;
 mod operation;
 mod policy;
 mod quota;
+#[cfg(feature = "http")]
+mod retry_after;
 mod store;
 #[cfg(feature = "tower")]
 pub mod tower;
@@ -158,6 +161,8 @@ pub use limiter::{
 pub use operation::Operation;
 pub use policy::{Limit, LimitState, Name, Policy, PolicyState};
 pub use quota::Quota;
+#[cfg(feature = "http")]
+pub use retry_after::retry_after;
 #[cfg(all(feature = "memory", feature = "serde"))]
 pub use store::Snapshot;
 pub use store::Store;

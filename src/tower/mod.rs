@@ -193,7 +193,7 @@
 //! ```
 //!
 //! What would wait for too long is answered 429 by the layer itself. What the other side refuses all
-//! the same says when to ask again: [`retry_after`].
+//! the same says when to ask again: [`retry_after`](crate::retry_after).
 
 mod any_body;
 mod api_key;
@@ -210,7 +210,6 @@ mod peer;
 mod question;
 mod refusal;
 mod response;
-mod retry;
 mod service;
 
 pub use any_body::{AnyBody, ResponseBody, WithResponseBody, WithResponseBodyFuture};
@@ -233,5 +232,4 @@ pub use question::{
     Ask, Asked, FromRequest, NoneExempt, OneLimiter, OneUnit, Question, is_preflight,
 };
 pub use refusal::{Grpc, PlainText, ProblemJson, Refusal, Refuse};
-pub use retry::retry_after;
 pub use service::RateLimit;
