@@ -67,6 +67,7 @@
 //! | `refund` | give back what was not used |
 //! | `reset` | forget all that was taken |
 //! | `reserve` | take an estimate, to be settled when the true cost is known: [`Reservation`] |
+//! | `pause` | give out no units of a key for a time, after a 429 of its server (feature `tokio`) |
 //! | `acquire`, `acquire_n` | wait for units, in turn, with or without a deadline (feature `tokio`) |
 //!
 //! # Limits that are not always the same

@@ -80,6 +80,12 @@ pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Whole microseconds, rounded up; `u64::MAX` if there are more.
+#[cfg(any(all(feature = "memory", feature = "tokio"), feature = "redis"))]
+pub(crate) fn micros_rounded_up(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX)
+}
+
 /// The greatest common divisor (Euclid); `a` where `b` is 0.
 pub(crate) const fn gcd(mut a: u64, mut b: u64) -> u64 {
     while b != 0 {

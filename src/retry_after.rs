@@ -5,7 +5,7 @@ use http::header::{DATE, HeaderMap, RETRY_AFTER};
 use std::time::{Duration, SystemTime};
 
 /// Returns how long a server that refused a request wants its client to wait, from the status and
-/// the headers of its answer; `None` if it did not refuse or says nothing that can be read.
+/// the headers of its answer; `None` if it did not refuse or none of its fields can be read.
 ///
 /// Answers of 429, 503 and 403 count. The first of these fields that can be read holds:
 ///
@@ -118,11 +118,11 @@ impl<'a> Answer<'a> {
         }
         let text = self.text(reset)?;
         let Some(reset) = seconds(text) else { return duration(text) };
-        // Nobody waits for thirty years: that is a time since the epoch. In seconds, what is told in
-        // milliseconds would be in a year beyond 5000.
+        // A wait of thirty years or more is a Unix time. One in milliseconds, read as seconds, would
+        // be in a year beyond 5000.
         let since_epoch = match reset.as_secs() {
             ..1_000_000_000 => return Some(reset),
-            ..100_000_000_000 => reset,
+            1_000_000_000..100_000_000_000 => reset,
             _ => reset / 1_000,
         };
         // What is beyond the end of time is a long way off.

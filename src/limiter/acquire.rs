@@ -19,7 +19,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// [`Denied`](Outcome::Denied) at once and charged nothing, with the wait that it would have taken,
 /// those before it included; for a [`LeakyBucket`](crate::LeakyBucket) that delays, with the time
 /// after which the same deadline, as long from then, would do. A key that is
-/// [blocked](crate::Exceptions) is denied at once.
+/// [blocked](crate::Exceptions) is denied at once; one that is [paused](crate::Limiter::pause) is
+/// waited for until the pause ends, and then for its units.
 ///
 /// **In memory** the callers that wait for one key are served in the order in which they came, each
 /// when there are units for it, and no other caller takes any units of that key as long as one
@@ -154,12 +155,13 @@ const MAX_ATTEMPTS: u32 = 20;
 pub(crate) const TIMER_LATENESS: Duration = Duration::from_micros(TIMER_LATENESS_MICROS);
 pub(crate) const TIMER_LATENESS_MICROS: u64 = 2_000;
 
-/// Asks, sleeps and asks again.
+/// Asks, sleeps and asks again. `paused_for` returns for how long the key is paused.
 pub(super) async fn ask_again<K, L>(
     limiter: &L,
     key: &K,
     n: u64,
     longest: Option<Duration>,
+    paused_for: impl Fn() -> Duration + Send,
 ) -> Result<Decision, L::Error>
 where
     K: Sync + ?Sized,
@@ -183,6 +185,10 @@ where
                 let give_back =
                     OnDrop(|| limiter.decide_later(key, Operation::Settle(0, &receipt)));
                 sleep(delay).await;
+                if attempt < MAX_ATTEMPTS && !paused_for().is_zero() {
+                    // The departure has passed, and another one is asked for after the pause.
+                    continue;
+                }
                 // If it cannot be told in time how things stand by now, it may go all the same.
                 let peek = limiter.decide(key, Operation::Peek(0));
                 let standing = match deadline {

@@ -18,6 +18,8 @@ use crate::store::{Direct, InProcess, Memory, States, Store, TieredMemory};
 use std::convert::Infallible;
 use std::hash::Hash;
 use std::ops::Deref;
+#[cfg(feature = "tokio")]
+use std::time::Duration;
 
 impl<A: Algorithm> Limiter<A, Memory<A::State>> {
     /// A limiter in process, for any number of keys.
@@ -173,6 +175,80 @@ impl<L: Source, S: Queued<L::Algorithm>> Limiter<L, S> {
     pub fn max_waiters_per_key(self, waiters: usize) -> Self {
         self.store.queues().set_max_waiters_per_key(waiters);
         self
+    }
+}
+
+/// Pauses, in any store in memory.
+#[cfg(feature = "tokio")]
+impl<L, S> Limiter<L, S>
+where
+    L: Source,
+    S: InProcess<State = State<L>> + Queued<L::Algorithm>,
+{
+    /// Gives out no units of `key` for this long from now on, rounded up to a microsecond: one 429
+    /// of a server stops all tasks that call it.
+    ///
+    /// What takes units is denied and charged nothing, until the pause ends or, if that is later,
+    /// until the limit itself has the units. Callers that [wait](Acquire) already wait at least until
+    /// then, and go in their order, as fast as the limit allows; so do those that wait for a
+    /// departure of a [`LeakyBucket`](crate::LeakyBucket), which take new ones. A caller that cannot
+    /// go by its deadline is denied, by then at the latest. A departure that a check has stated
+    /// stays as stated.
+    ///
+    /// Units refill meanwhile. A cost of 0 is allowed, a cost above the limit is
+    /// [`Never`](crate::Outcome::Never), and debits, refunds and settlements go on. A
+    /// [`reset`](Self::reset) ends the pause. Of several pauses the latest end counts, so a shorter
+    /// one changes nothing; nor does a duration of zero.
+    ///
+    /// A pause takes a few hundred bytes until it ends, also for a key beyond
+    /// [`max_keys`](Self::max_keys), and is in no snapshot.
+    /// Limiters on one [`TieredMemory`] share the pauses of a key.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{Limiter, Quota, TokenBucket};
+    ///
+    /// let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)));
+    /// limiter.pause("api.example.com", Duration::from_secs(60));
+    /// let denied = limiter.check("api.example.com");
+    /// assert!(denied.retry_after() > Some(Duration::from_secs(50)));
+    /// assert!(limiter.check("api.example.org").is_allowed());
+    /// ```
+    ///
+    /// A client of servers that limit it, with `retry_after` (feature `http`):
+    ///
+    #[cfg_attr(feature = "http", doc = "```")]
+    #[cfg_attr(not(feature = "http"), doc = "```ignore")]
+    /// use http::{Response, StatusCode};
+    /// use std::time::Duration;
+    /// use tollgate::{Limiter, Quota, TokenBucket, retry_after};
+    ///
+    /// # async fn send(_host: &str) -> Response<()> { Response::new(()) }
+    /// /// Any number of tasks call this.
+    /// async fn call(limiter: &Limiter<TokenBucket>, host: &str) -> Response<()> {
+    ///     let [second, longest] = [1, 60].map(Duration::from_secs);
+    ///     loop {
+    ///         let _ = limiter.acquire(host).await;
+    ///         let response = send(host).await;
+    ///         if response.status() != StatusCode::TOO_MANY_REQUESTS {
+    ///             return response;
+    ///         }
+    ///         let wait = retry_after(response.status(), response.headers(), longest);
+    ///         limiter.pause(host, wait.unwrap_or(second).max(second));
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)));
+    /// # assert_eq!(call(&limiter, "api.example.com").await.status(), 200);
+    /// # }
+    /// ```
+    pub fn pause<K>(&self, key: &K, duration: Duration)
+    where
+        L: Limits<K>,
+        K: Hash + ?Sized,
+    {
+        self.store.pause(&self.limits, key, duration);
     }
 }
 
@@ -671,6 +747,12 @@ impl<L: Limits<()>, C: Clock> Limiter<L, Direct<State<L>, C>> {
             patience: Patience::Endless,
             answer: |Ok(decision)| decision,
         }
+    }
+
+    /// Gives out no units for this long from now on.
+    #[cfg(feature = "tokio")]
+    pub fn pause(&self, duration: Duration) {
+        self.store.pause(&self.limits, &(), duration);
     }
 
     /// Does `operation`. All the other methods are this one.

@@ -1,9 +1,10 @@
-use super::{Limiter, Source};
+use super::{Limiter, Limits, Source};
 use crate::algorithm::Scripted;
 use crate::decision::Decision;
 use crate::error::Error;
 use crate::operation::Operation;
 use crate::store::{Redis, RedisKey, Store};
+use std::time::Duration;
 
 impl Redis {
     /// Makes a limiter of this name. Limiters of one name share what their keys have used, as the
@@ -86,5 +87,41 @@ impl<L: Source<Algorithm: Scripted>> Limiter<L, Redis> {
         operation: Operation<'_>,
     ) -> Result<Decision, Error> {
         self.store.decide(limits, key, operation).await
+    }
+}
+
+/// Pauses, in Redis.
+impl<L: Source<Algorithm: Scripted>> Limiter<L, Redis> {
+    /// Gives out no units of `key` in this process for this long from now on, rounded up to a
+    /// microsecond: one 429 of a server stops all tasks that call it. Other processes that share the
+    /// limit do not know of it: each learns from a 429 of its own.
+    ///
+    /// What takes units is denied for as long as the pause still lasts, and Redis is not asked. A
+    /// caller that [waits](crate::Acquire) asks again when it is over; one that waits for a departure
+    /// of a [`LeakyBucket`](crate::LeakyBucket) that falls into it gives up that departure.
+    ///
+    /// A cost of 0 is allowed, a cost above the limit is [`Never`](crate::Outcome::Never), and
+    /// debits, refunds and settlements go on. A reset ends the pause. Of several pauses the latest end
+    /// counts, so a shorter one changes nothing; nor does a duration of zero.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use tollgate::{Quota, RateLimiter, Redis, TokenBucket};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), tollgate::Error> {
+    /// let redis = Redis::connect("redis://127.0.0.1/").await?;
+    /// let limiter = redis.limiter("outbound", TokenBucket::new(Quota::per_second(10)))?;
+    /// limiter.pause("api.example.com", Duration::from_secs(60));
+    /// assert!(!limiter.check("api.example.com").await?.is_allowed());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pause<K>(&self, key: &K, duration: Duration)
+    where
+        L: Limits<K>,
+        K: RedisKey + ?Sized,
+    {
+        self.store.pause(&*self.limits.get(key), key, duration);
     }
 }

@@ -108,7 +108,7 @@ pub trait RateLimiter<K: ?Sized>: Describe {
     where
         K: Sync,
     {
-        acquire::ask_again(self, key, n, longest)
+        acquire::ask_again(self, key, n, longest, || Duration::ZERO)
     }
 
     /// Waits for one unit.
@@ -350,7 +350,10 @@ where
         let deadline = acquire::deadline_after(longest);
         match self.store.acquire_in_turn(&self.limits, key, n, deadline) {
             Some(turn) => Ok(turn.await),
-            None => acquire::ask_again(self, key, n, longest).await,
+            None => {
+                let paused_for = || self.store.paused_for(&self.limits.get(key), key);
+                acquire::ask_again(self, key, n, longest, paused_for).await
+            }
         }
     }
 

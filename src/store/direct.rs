@@ -10,6 +10,8 @@ use crate::operation::Operation;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 #[cfg(feature = "tokio")]
+use std::hash::Hash;
+#[cfg(feature = "tokio")]
 use tokio::time::Instant;
 
 /// One state, for all callers alike: what [`Limiter::direct`](crate::Limiter::direct) uses.
@@ -65,6 +67,10 @@ const ONE_KEY: u64 = 0;
 impl<A: Algorithm, C: Clock> Queued<A> for Direct<A::State, C> {
     fn now(&self) -> Tick {
         self.clock.now()
+    }
+
+    fn fingerprint<K: Hash + ?Sized>(&self, _key: &K) -> u64 {
+        ONE_KEY
     }
 
     fn state(&self, _fingerprint: u64) -> A::State {

@@ -370,7 +370,7 @@ impl<T: Clone + Default, C: Clock> Memory<T, C> {
     /// Gives back the memory of queues that have gone.
     #[cfg(feature = "tokio")]
     pub(crate) fn shrink_queues(&self) {
-        self.queues.shrink_to_fit();
+        self.queues.shrink_to_fit(self.clock.now());
     }
 
     /// Drops the state that keys without a place share, if it is not to `keep`.
@@ -471,6 +471,10 @@ impl<T: Clone + Default + Send + Sync, C: Clock> InProcess for Memory<T, C> {
 impl<A: Algorithm, C: Clock> Queued<A> for Memory<A::State, C> {
     fn now(&self) -> Tick {
         self.now()
+    }
+
+    fn fingerprint<K: Hash + ?Sized>(&self, key: &K) -> u64 {
+        self.fingerprint(key)
     }
 
     fn state(&self, fingerprint: u64) -> A::State {

@@ -58,6 +58,8 @@ use std::future::Future;
 #[cfg(feature = "memory")]
 use std::hash::Hash;
 #[cfg(feature = "tokio")]
+use std::time::Duration;
+#[cfg(feature = "tokio")]
 use tokio::time::Instant;
 
 /// Keeps a state for each key of type `K`, and lets an algorithm decide on it, one call at a
@@ -118,6 +120,13 @@ pub trait Store<A: Algorithm, K: ?Sized>: Send + Sync {
         K: Sync,
     {
         None::<std::future::Pending<Decision>>
+    }
+
+    /// For how long from now on `key` is paused, in a store that keeps no queues but has pauses;
+    /// otherwise zero.
+    #[cfg(feature = "tokio")]
+    fn paused_for(&self, _algorithm: &A, _key: &K) -> Duration {
+        Duration::ZERO
     }
 }
 

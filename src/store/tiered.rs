@@ -94,7 +94,7 @@ impl<T: Clone + Default + Send + Sync, C: Clock> TieredMemory<T, C> {
         }
         self.0.memory.shrink_shared(|state, now| state.fresh_after(now) > 0);
         #[cfg(feature = "tokio")]
-        self.0.queues.shrink_to_fit();
+        self.0.queues.shrink_to_fit(self.0.memory.now());
     }
 
     /// Resets the budget that all keys without a place share: see
@@ -244,6 +244,10 @@ where
 impl<A: Algorithm, C: Clock> Queued<A> for TieredMemory<A::State, C> {
     fn now(&self) -> Tick {
         self.0.memory.now()
+    }
+
+    fn fingerprint<K: Hash + ?Sized>(&self, key: &K) -> u64 {
+        self.0.memory.fingerprint(key)
     }
 
     fn state(&self, fingerprint: u64) -> A::State {

@@ -46,6 +46,9 @@ pub trait Subject {
 
     fn decide(&mut self, micros: u64, key: &str, operation: Operation) -> Decision;
 
+    #[cfg(feature = "tokio")]
+    fn pause(&mut self, micros: u64, key: &str, duration: Duration);
+
     fn check(&mut self, micros: u64, key: &str, n: u64) -> Decision {
         self.decide(micros, key, Operation::Check(n))
     }
@@ -76,6 +79,12 @@ impl Subject for InProcess {
     fn decide(&mut self, micros: u64, key: &str, operation: Operation) -> Decision {
         self.clock.set(Tick::from_micros(micros));
         self.limiter.decide(key, operation)
+    }
+
+    #[cfg(feature = "tokio")]
+    fn pause(&mut self, micros: u64, key: &str, duration: Duration) {
+        self.clock.set(Tick::from_micros(micros));
+        self.limiter.pause(key, duration);
     }
 }
 

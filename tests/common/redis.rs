@@ -70,6 +70,11 @@ impl Subject for InRedis {
         RUNTIME.block_on(self.limiter.decide(key, operation)).unwrap()
     }
 
+    fn pause(&mut self, micros: u64, key: &str, duration: Duration) {
+        self.clock.set(Tick::from_micros(micros));
+        self.limiter.pause(key, duration);
+    }
+
     fn keys(&self) -> usize {
         let pattern = format!("tollgate:2:{}:*", self.name);
         SHARED.cli(&["--scan", "--pattern", &pattern]).lines().count()

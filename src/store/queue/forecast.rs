@@ -31,7 +31,7 @@ const MICROS_PER_WAITER: u64 = 32;
 
 impl<T> Queue<T> {
     /// What there will be when all waiters have gone: the first at once, or if it could have gone
-    /// already, not at all but waited for until then.
+    /// already, not at all but waited for until then; none of them before a pause ends.
     pub(super) fn forecast<A: Algorithm<State = T>>(
         &mut self,
         algorithm: &A,
@@ -41,6 +41,9 @@ impl<T> Queue<T> {
     ) -> &mut Forecast<T> {
         let without_first = first_until.is_some();
         let waiting = self.waiters.len();
+        if waiting == 0 {
+            self.forecast = None;
+        }
         if let Some(forecast) = &mut self.forecast {
             forecast.asked = forecast.asked.saturating_add(1);
             forecast.is_stale |= forecast.without_first != without_first;
@@ -50,7 +53,7 @@ impl<T> Queue<T> {
         self.forecast.get_or_insert_with(|| {
             let mut forecast = Forecast {
                 state: state(),
-                at: first_until.unwrap_or(now),
+                at: first_until.unwrap_or(now).max(self.paused_until),
                 without_first,
                 is_stale: false,
                 limits: address_of(algorithm),

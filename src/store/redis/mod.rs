@@ -36,6 +36,7 @@ mod connection;
 #[cfg(feature = "redis-cluster")]
 mod given_cluster;
 mod key;
+mod pauses;
 mod script;
 
 pub use key::RedisKey;
@@ -45,10 +46,10 @@ use crate::algorithm::{
     MAX_NUMBER, Receipt, ScriptCall, Scripted, StoredState, push_name, push_number,
 };
 use crate::clock::{Clock, Tick};
-use crate::decision::Decision;
+use crate::decision::{Decision, Outcome};
 use crate::error::{Error, Failure, Kind, StoreFailure};
 use crate::limiter::Limits;
-use crate::operation::Operation;
+use crate::operation::{Operation, peek};
 use crate::policy::Name;
 use crate::quota::Quota;
 #[cfg(feature = "redis-cluster")]
@@ -56,6 +57,7 @@ use cluster::Cluster;
 use connection::{CONNECTION_TIMEOUT, Connection};
 #[cfg(feature = "redis-cluster")]
 use given_cluster::GivenCluster;
+use pauses::Pauses;
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use script::{ScriptText, Scripts, Time, Variant};
@@ -146,7 +148,8 @@ use tokio::time::{Instant, timeout_at};
 /// # Clones
 ///
 /// A clone is the same store, and so is the store of each [limiter](Self::limiter): they share the
-/// connection. The prefix, timeout, clock and stream of refusals of each may differ.
+/// connection and the [pauses](crate::Limiter::pause). The prefix, timeout, clock and stream of
+/// refusals of each may differ.
 #[derive(Clone)]
 pub struct Redis {
     connection: Connection,
@@ -159,6 +162,7 @@ pub struct Redis {
     refusals: Option<Stream>,
     /// A few: one for each sequence of algorithms.
     scripts: Arc<RwLock<Vec<Arc<Scripts>>>>,
+    pauses: Arc<Pauses>,
 }
 
 /// Where refusals are published.
@@ -260,6 +264,7 @@ impl Redis {
             clock: None,
             refusals: None,
             scripts: Arc::default(),
+            pauses: Arc::new(Pauses::new()),
         }
     }
 
@@ -461,6 +466,58 @@ impl Redis {
         Ok(head)
     }
 
+    /// The key that holds the state of a caller's key.
+    fn state_key<A, K>(&self, algorithm: &A, key: &K) -> Result<Vec<u8>, Error>
+    where
+        A: Scripted,
+        K: RedisKey + ?Sized,
+    {
+        let mut limits = ScriptCall::default();
+        algorithm.script(&mut limits);
+        Ok(key::of_state(&self.head(&limits.shape)?, key))
+    }
+
+    /// See [`Limiter::pause`](crate::Limiter::pause).
+    pub(crate) fn pause<A, K>(&self, algorithm: &A, key: &K, duration: Duration)
+    where
+        A: Scripted,
+        K: RedisKey + ?Sized,
+    {
+        // Without a name there is no limiter, and nothing to pause.
+        if let Ok(key) = self.state_key(algorithm, key) {
+            self.pauses.pause(key, duration, self.clock.as_deref());
+        }
+    }
+
+    /// The decision on a key that is paused, if it is; a reset ends the pause.
+    fn decide_in_pause<A: Scripted>(
+        &self,
+        algorithm: &A,
+        key: &[u8],
+        operation: Operation<'_>,
+    ) -> Option<Decision> {
+        let n = match operation {
+            Operation::Check(n @ 1..)
+            | Operation::Peek(n @ 1..)
+            | Operation::Reserve(n @ 1.., _) => n,
+            Operation::TakeUpTo(1..) => 1,
+            Operation::Reset => {
+                self.pauses.end(key);
+                return None;
+            }
+            _ => return None,
+        };
+        let (now, left) = self.pauses.left(key, self.clock.as_deref())?;
+        let standing = peek(algorithm, &A::State::default(), n, now);
+        Some(match standing.outcome {
+            Outcome::Never => standing,
+            _ => Decision {
+                reset_after_micros: left,
+                ..standing.refused(Duration::from_micros(left))
+            },
+        })
+    }
+
     /// Runs a script, which the server may have to be given again.
     async fn run(
         &self,
@@ -520,6 +577,9 @@ where
         let declared = self.declared(algorithm, key, operation);
         async move {
             let Declared { operation, limits, keys, head_len } = declared?;
+            if let Some(decision) = self.decide_in_pause(algorithm, &keys[0], operation) {
+                return Ok(decision);
+            }
             let scripts = self.scripts(&limits)?;
             let call =
                 Call { store: self, algorithm, limits, scripts: &scripts, operation, head_len };
@@ -537,6 +597,14 @@ where
                 }
             }
         }
+    }
+
+    fn paused_for(&self, algorithm: &A, key: &K) -> Duration {
+        let left = self.state_key(algorithm, key).ok().and_then(|key| {
+            let (_, micros) = self.pauses.left(&key, self.clock.as_deref())?;
+            Some(Duration::from_micros(micros))
+        });
+        left.unwrap_or_default()
     }
 
     /// By a task of its own, where there is a runtime.
