@@ -36,9 +36,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tollgate::tower::{
     ApiKey, ClientIp, FailClosed, FailOpen, HeaderStyle, KeyError, KeyExtractor, KeyOr,
@@ -118,11 +118,21 @@ enum Fail {
 
 impl<E: Display, B> OnStoreError<E, B> for Fail {
     fn on_store_error(&self, error: &E) -> Undecided<B> {
-        eprintln!("{error}");
+        report(error);
         match self {
             Self::Open => FailOpen.on_store_error(error),
             Self::Closed => FailClosed.on_store_error(error),
         }
+    }
+}
+
+/// Prints an error, at most one a second: while Redis fails, each request has one.
+fn report(error: &impl Display) {
+    static REPORTED_AT: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut reported_at = REPORTED_AT.lock().expect("nothing panics here");
+    if reported_at.is_none_or(|reported_at| reported_at.elapsed() >= Duration::from_secs(1)) {
+        *reported_at = Some(Instant::now());
+        eprintln!("{error}");
     }
 }
 
