@@ -24,7 +24,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tollgate::tower::{HeaderStyle, RateLimitLayer, is_preflight};
+use tollgate::tower::{ApiKey, HeaderStyle, RateLimitLayer, is_preflight};
 use tollgate::{
     Decision, Describe, Description, Limiter, Operation, Policy, RateLimiter, TokioClock,
 };
@@ -198,6 +198,38 @@ async fn requests_that_wait_for_their_turn_hold_no_permit_of_the_service() {
     let mut answers = waiting.join_all().await;
     answers.sort();
     assert_eq!(answers, [0, 1, 2, 3, 4, 5].map(|second| (StatusCode::OK, second)));
+}
+
+/// A request that the layer answers itself leaves the service to others.
+#[tokio::test(start_paused = true)]
+async fn a_denied_request_holds_no_permit_of_the_service() {
+    let denied = RateLimitLayer::new(limiter("1/h")).key(path);
+    let never = RateLimitLayer::new(limiter("1/h")).key(path);
+    let never = never.cost(|request: &http::Request<_>| 1 + u64::from(path(request) == "/a"));
+    let mut denied = ServiceBuilder::new()
+        .layer(denied)
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(service_fn(serve));
+    let mut never = ServiceBuilder::new()
+        .layer(never)
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(service_fn(serve));
+    let mut keyless = ServiceBuilder::new()
+        .layer(RateLimitLayer::new(limiter("1/h")).key(ApiKey::bearer().or_shared()))
+        .layer(RateLimitLayer::new(limiter("1/h")).key(ApiKey::bearer()))
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(service_fn(serve));
+    assert_eq!(denied.ready().await.unwrap().call(to("/a")).await.unwrap().status(), 200);
+    // The clone that was denied goes on to live.
+    let mut other = denied.clone();
+    assert_eq!(denied.ready().await.unwrap().call(to("/a")).await.unwrap().status(), 429);
+    assert_eq!(other.ready().await.unwrap().call(to("/b")).await.unwrap().status(), 200);
+    let mut other = never.clone();
+    assert_eq!(never.ready().await.unwrap().call(to("/a")).await.unwrap().status(), 429);
+    assert_eq!(other.ready().await.unwrap().call(to("/b")).await.unwrap().status(), 200);
+    let mut other = keyless.clone();
+    assert_eq!(keyless.ready().await.unwrap().call(to("/a")).await.unwrap().status(), 401);
+    assert!(other.ready().await.is_ok());
 }
 
 /// A limiter whose store answers for "/slow" after an hour.

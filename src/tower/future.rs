@@ -65,7 +65,7 @@ struct Next<S, ReqBody, A> {
 
 impl<S, ReqBody, ResBody, R, F, E> ResponseFuture<S, ReqBody, R, F, E>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
 {
     pub(super) fn deciding(
         deciding: Deciding<E>,
@@ -89,14 +89,23 @@ where
 
 impl<S, ReqBody, ResBody, A, E> Stage<S, ReqBody, A, E, Response<ResBody>, S::Future>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
 {
     fn decided(verdict: Verdict<ResBody>, request: Request<ReqBody>, inner: &mut S) -> Self {
         match verdict {
             Verdict::PassOn(fields) => Self::Serving { serving: inner.call(request), fields },
-            Verdict::Answer(response) => Self::Answered { answer: Some(response) },
+            Verdict::Answer(response) => {
+                let_go(inner);
+                Self::Answered { answer: Some(response) }
+            }
         }
     }
+}
+
+/// Puts a service that is not ready in the place of one that is and will not be called: that one may
+/// hold a permit that others need.
+pub(super) fn let_go<S: Clone>(ready: &mut S) {
+    *ready = ready.clone();
 }
 
 const POLLED_AGAIN: &str = "a future must not be polled after it is done";

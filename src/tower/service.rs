@@ -1,5 +1,5 @@
 use super::failure::OnStoreError;
-use super::future::ResponseFuture;
+use super::future::{ResponseFuture, let_go};
 use super::layer::RateLimitLayer;
 use super::question::{Asked, Question};
 use super::refusal::Refuse;
@@ -41,8 +41,9 @@ where
 
     /// Ready when the inner service is. No unit is taken here: it may never be called.
     ///
-    /// If the layer then has to wait, for a store or for the request's turn, it lets go of the inner
-    /// service that is ready, with any permit that it holds, and makes one ready again after that.
+    /// If the layer then answers the request itself, or has to wait for a store or for the request's
+    /// turn, it lets go of the inner service that is ready, with any permit that it holds. After a
+    /// wait it makes one ready again.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
@@ -78,9 +79,7 @@ where
             };
             (decided, limiter.describe_for(&key))
         });
-        // The service that is ready may hold a permit that others need meanwhile: it is let go, and
-        // one that is not ready yet takes its place.
-        self.inner = self.inner.clone();
+        let_go(&mut self.inner);
         let inner = self.inner.clone();
         ResponseFuture::deciding(deciding, limiter, inner, request, answers.clone())
     }
