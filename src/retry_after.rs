@@ -80,7 +80,8 @@ struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     fn text(&self, name: &str) -> Option<&'a str> {
-        Some(self.headers.get(name)?.to_str().ok()?.trim())
+        // UTF-8, as Go writes microseconds by a letter that is not of ASCII.
+        Some(str::from_utf8(self.headers.get(name)?.as_bytes()).ok()?.trim())
     }
 
     /// How long it is until then, by the server's clock if it is known.
@@ -130,9 +131,13 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Whether there is not one unit.
+/// Whether there is not one unit. Below zero there is none either.
 fn is_nothing(remaining: &str) -> bool {
-    seconds(remaining).is_some_and(|units| units < Duration::from_secs(1))
+    let (is_negative, units) = match remaining.strip_prefix('-') {
+        Some(units) => (true, units),
+        None => (false, remaining),
+    };
+    seconds(units).is_some_and(|units| is_negative || units < Duration::from_secs(1))
 }
 
 /// Digits, which may have a fraction: no sign and no exponent.
@@ -231,7 +236,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             let name: HeaderName = name.parse().unwrap();
-            headers.append(name, HeaderValue::from_str(value).unwrap());
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let status = StatusCode::from_u16(status).unwrap();
         retry_after(status, &headers, Duration::from_millis(YEAR)).map(|wait| wait.as_millis())
@@ -258,6 +263,7 @@ mod tests {
             ("99999999999999999999999", Some(YEAR), Some(YEAR)),
             ("9999999999999999999999999999999999999999", Some(YEAR), Some(YEAR)),
             ("6m0s", None, Some(360_000)),
+            ("850µs", None, Some(1)),
             ("1s", None, Some(1_000)),
             ("1m", None, Some(60_000)),
             ("1h2m3.5s", None, Some(3_723_500)),
