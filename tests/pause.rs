@@ -539,6 +539,35 @@ mod of_a_process {
     }
 
     #[tokio::test]
+    async fn a_pause_is_of_the_key_whatever_the_limits() {
+        let limiter = redis().await.limiter(&name(), parse("token_bucket 10/h")).unwrap();
+        let others = ["token_bucket 9/h", "fixed_window 10/h", "a: 10/h; b: sliding_log 30/d"];
+        limiter.pause("k", seconds(3600));
+        for others in others.map(parse) {
+            let denied = limiter.check_with(&others, "k").await.unwrap();
+            assert!(denied.retry_after() > Some(seconds(3000)));
+        }
+        let reset = Operation::Reset;
+        assert!(limiter.decide_with(&parse(others[1]), "k", reset).await.is_ok());
+        assert!(limiter.check("k").await.unwrap().is_allowed());
+    }
+
+    #[tokio::test]
+    async fn a_pause_by_one_clock_is_none_by_another() {
+        let (redis, name) = (redis().await, name());
+        let clock = ManualClock::new(Tick::from_micros(1_000_000_000_000_000));
+        let manual = redis.clone().client_time(clock);
+        let limiters = [redis, manual].map(|redis| redis.limiter(&name, parse("10/h")).unwrap());
+        for (n, key) in ["a", "b"].into_iter().enumerate() {
+            limiters[n].pause(key, seconds(3600));
+            let wait = limiters[n].check(key).await.unwrap().retry_after();
+            assert!(wait > Some(seconds(3000)) && wait <= Some(seconds(3600)), "{wait:?}");
+            assert!(limiters[1 - n].check(key).await.unwrap().is_allowed());
+            assert!(!limiters[n].check(key).await.unwrap().is_allowed());
+        }
+    }
+
+    #[tokio::test]
     async fn who_waits_asks_again_after_it() {
         for policy in ["token_bucket 10/s burst 2", "leaky_bucket 10/s capacity 10"] {
             let limiter = redis().await.limiter(&name(), parse(policy));

@@ -29,8 +29,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// for. The number of waiters is bounded, for one key
 /// ([`max_waiters_per_key`](crate::Limiter::max_waiters_per_key)) and for all keys together
 /// ([`max_waiters`](crate::Limiter::max_waiters)); a caller beyond a bound is denied at once, with the
-/// wait that a check would state. A waiter is denied as soon as a debit, or limits that were
-/// replaced, put its units beyond its deadline; a cost above the new limit is
+/// wait that a check would state. If a debit, a pause or limits that were replaced put the units of a
+/// waiter beyond its deadline, it is denied: the first one at once, any other by its deadline at the
+/// latest. Until then it counts in the stated waits. A cost above the new limit is
 /// [`Never`](Outcome::Never).
 ///
 /// Limiters on one [`TieredMemory`](crate::TieredMemory) share the queue of a key. While a caller
@@ -185,9 +186,13 @@ where
                 let give_back =
                     OnDrop(|| limiter.decide_later(key, Operation::Settle(0, &receipt)));
                 sleep(delay).await;
-                if attempt < MAX_ATTEMPTS && !paused_for().is_zero() {
+                let paused_for = paused_for();
+                if !paused_for.is_zero() {
                     // The departure has passed, and another one is asked for after the pause.
-                    continue;
+                    if attempt < MAX_ATTEMPTS {
+                        continue;
+                    }
+                    return Ok(decision.refused(paused_for));
                 }
                 // If it cannot be told in time how things stand by now, it may go all the same.
                 let peek = limiter.decide(key, Operation::Peek(0));

@@ -1,4 +1,4 @@
-use super::{Limiter, Limits, Source};
+use super::{Limiter, Source};
 use crate::algorithm::Scripted;
 use crate::decision::Decision;
 use crate::error::Error;
@@ -7,10 +7,12 @@ use crate::store::{Redis, RedisKey, Store};
 use std::time::Duration;
 
 impl Redis {
-    /// Makes a limiter of this name. Limiters of one name share what their keys have used, as the
-    /// tiers of one limit do; limiters of different names never do.
+    /// Makes a limiter of this name. Limiters of one name and the same algorithms share what their
+    /// keys have used, as the tiers of one limit do; limiters of different names never do.
     ///
-    /// The name is 1 to 128 printable ASCII characters, as a [`Name`](crate::Name) is.
+    /// The name is 1 to 128 printable ASCII characters, as a [`Name`](crate::Name) is. It is in keys
+    /// and errors. Answers and events of the layer have the names of the limits, as `"login: 5/hour"`
+    /// sets them.
     ///
     /// ```no_run
     /// use tollgate::{Policy, RateLimiter, Redis};
@@ -18,8 +20,8 @@ impl Redis {
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), tollgate::Error> {
     /// let redis = Redis::connect("redis://127.0.0.1/").await?;
-    /// let api = redis.limiter("api", "100/hour".parse::<Policy>()?)?;
-    /// let login = redis.limiter("login", "5/hour".parse::<Policy>()?)?;
+    /// let api = redis.limiter("api", "api: 100/hour".parse::<Policy>()?)?;
+    /// let login = redis.limiter("login", "login: 5/hour".parse::<Policy>()?)?;
     /// if login.check("alice").await?.is_allowed() {
     ///     // Alice has used 1 of her 5 logins, and has all 100 calls of the API.
     /// }
@@ -96,12 +98,14 @@ impl<L: Source<Algorithm: Scripted>> Limiter<L, Redis> {
     /// microsecond: one 429 of a server stops all tasks that call it. Other processes that share the
     /// limit do not know of it: each learns from a 429 of its own.
     ///
-    /// What takes units is denied for as long as the pause still lasts, and Redis is not asked. A
+    /// What takes units is denied for as long as the pause still lasts, and Redis is not asked: such
+    /// denials are in no [stream](Redis::publish_refusals). A
     /// caller that [waits](crate::Acquire) asks again when it is over; one that waits for a departure
     /// of a [`LeakyBucket`](crate::LeakyBucket) that falls into it gives up that departure.
     ///
     /// A cost of 0 is allowed, a cost above the limit is [`Never`](crate::Outcome::Never), and
-    /// debits, refunds and settlements go on. A reset ends the pause. Of several pauses the latest end
+    /// debits, refunds and settlements go on. A reset ends the pause, even if Redis does not answer
+    /// it. Of several pauses the latest end
     /// counts, so a shorter one changes nothing; nor does a duration of zero.
     ///
     /// ```no_run
@@ -117,11 +121,7 @@ impl<L: Source<Algorithm: Scripted>> Limiter<L, Redis> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn pause<K>(&self, key: &K, duration: Duration)
-    where
-        L: Limits<K>,
-        K: RedisKey + ?Sized,
-    {
-        self.store.pause(&*self.limits.get(key), key, duration);
+    pub fn pause<K: RedisKey + ?Sized>(&self, key: &K, duration: Duration) {
+        self.store.pause(key, duration);
     }
 }

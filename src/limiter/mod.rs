@@ -351,7 +351,7 @@ where
         match self.store.acquire_in_turn(&self.limits, key, n, deadline) {
             Some(turn) => Ok(turn.await),
             None => {
-                let paused_for = || self.store.paused_for(&self.limits.get(key), key);
+                let paused_for = || self.store.paused_for(key);
                 acquire::ask_again(self, key, n, longest, paused_for).await
             }
         }

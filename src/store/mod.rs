@@ -125,7 +125,7 @@ pub trait Store<A: Algorithm, K: ?Sized>: Send + Sync {
     /// For how long from now on `key` is paused, in a store that keeps no queues but has pauses;
     /// otherwise zero.
     #[cfg(feature = "tokio")]
-    fn paused_for(&self, _algorithm: &A, _key: &K) -> Duration {
+    fn paused_for(&self, _key: &K) -> Duration {
         Duration::ZERO
     }
 }

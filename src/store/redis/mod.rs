@@ -148,8 +148,8 @@ use tokio::time::{Instant, timeout_at};
 /// # Clones
 ///
 /// A clone is the same store, and so is the store of each [limiter](Self::limiter): they share the
-/// connection and the [pauses](crate::Limiter::pause). The prefix, timeout, clock and stream of
-/// refusals of each may differ.
+/// connection and, by one clock, the [pauses](crate::Limiter::pause). The prefix, timeout, clock and
+/// stream of refusals of each may differ.
 #[derive(Clone)]
 pub struct Redis {
     connection: Connection,
@@ -329,10 +329,11 @@ impl Redis {
     ///
     /// All instances that share a limit should do the same, and agree on the time: a key is
     /// decided on at the latest of their times. Keys still expire by the server's clock: where
-    /// `clock` is slower than that, or stands still, see [`min_ttl`](Self::min_ttl).
+    /// `clock` is slower than that, or stands still, see [`min_ttl`](Self::min_ttl). Pauses are
+    /// measured by it too, so this store has its own.
     #[must_use]
     pub fn client_time(self, clock: impl Clock + 'static) -> Self {
-        Self { clock: Some(Arc::new(clock)), ..self }
+        Self { clock: Some(Arc::new(clock)), pauses: Arc::new(Pauses::new()), ..self }
     }
 
     /// The same store, with keys that live for at least `ttl`, rounded down to milliseconds: for
@@ -466,25 +467,15 @@ impl Redis {
         Ok(head)
     }
 
-    /// The key that holds the state of a caller's key.
-    fn state_key<A, K>(&self, algorithm: &A, key: &K) -> Result<Vec<u8>, Error>
-    where
-        A: Scripted,
-        K: RedisKey + ?Sized,
-    {
-        let mut limits = ScriptCall::default();
-        algorithm.script(&mut limits);
-        Ok(key::of_state(&self.head(&limits.shape)?, key))
+    /// What a pause is known by: the limiter's name and the caller's key, whatever the algorithms.
+    /// Without a name there is no limiter, and nothing to pause.
+    fn pause_key<K: RedisKey + ?Sized>(&self, key: &K) -> Option<Vec<u8>> {
+        Some(key::of_state(&self.head("").ok()?, key))
     }
 
     /// See [`Limiter::pause`](crate::Limiter::pause).
-    pub(crate) fn pause<A, K>(&self, algorithm: &A, key: &K, duration: Duration)
-    where
-        A: Scripted,
-        K: RedisKey + ?Sized,
-    {
-        // Without a name there is no limiter, and nothing to pause.
-        if let Ok(key) = self.state_key(algorithm, key) {
+    pub(crate) fn pause<K: RedisKey + ?Sized>(&self, key: &K, duration: Duration) {
+        if let Some(key) = self.pause_key(key) {
             self.pauses.pause(key, duration, self.clock.as_deref());
         }
     }
@@ -575,9 +566,13 @@ where
         operation: Operation<'_>,
     ) -> impl Future<Output = Result<Decision, Error>> + Send {
         let declared = self.declared(algorithm, key, operation);
+        // Most often nothing is paused.
+        let pause_key = if self.pauses.is_empty() { None } else { self.pause_key(key) };
         async move {
             let Declared { operation, limits, keys, head_len } = declared?;
-            if let Some(decision) = self.decide_in_pause(algorithm, &keys[0], operation) {
+            if let Some(key) = pause_key
+                && let Some(decision) = self.decide_in_pause(algorithm, &key, operation)
+            {
                 return Ok(decision);
             }
             let scripts = self.scripts(&limits)?;
@@ -599,12 +594,10 @@ where
         }
     }
 
-    fn paused_for(&self, algorithm: &A, key: &K) -> Duration {
-        let left = self.state_key(algorithm, key).ok().and_then(|key| {
-            let (_, micros) = self.pauses.left(&key, self.clock.as_deref())?;
-            Some(Duration::from_micros(micros))
-        });
-        left.unwrap_or_default()
+    fn paused_for(&self, key: &K) -> Duration {
+        let left = |key: Vec<u8>| self.pauses.left(&key, self.clock.as_deref());
+        let left = self.pause_key(key).and_then(left);
+        Duration::from_micros(left.map_or(0, |(_, micros)| micros))
     }
 
     /// By a task of its own, where there is a runtime.

@@ -52,6 +52,10 @@ impl Pauses {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.paused.read().until.is_empty()
+    }
+
     /// The present instant, and for how many microseconds the key is paused from it on; `None` if it
     /// is not.
     pub(super) fn left(&self, key: &[u8], clock: Option<&dyn Clock>) -> Option<(Tick, u64)> {
@@ -69,9 +73,6 @@ impl Pauses {
     }
 
     pub(super) fn end(&self, key: &[u8]) {
-        // Most often nothing is paused, and nobody need be kept out.
-        if self.paused.read().until.contains_key(key) {
-            self.paused.write().until.remove(key);
-        }
+        self.paused.write().until.remove(key);
     }
 }
