@@ -551,6 +551,15 @@ mod tests {
         (0..100).for_each(|_| check(5_000));
         assert_eq!(kept(&store), (0, 0, true));
 
+        // By callers that wait.
+        (0..10).for_each(|key| pause(key, 1));
+        clock.advance(Duration::from_secs(1));
+        for key in [5_001, 5_002] {
+            let acquired = pin!(acquire(&store, &bucket, &key, store.fingerprint(&key), 1, None));
+            let _ = acquired.poll(&mut Context::from_waker(Waker::noop()));
+        }
+        assert_eq!(kept(&store), (0, 0, true));
+
         // All of them, when memory is given back.
         (0..1_000).for_each(|key| pause(key, 1));
         clock.advance(Duration::from_secs(1));

@@ -242,8 +242,9 @@ where
     K: Sync + ?Sized,
 {
     let asked = Asked { fingerprint, n, deadline };
-    // Limits are looked up before a queue is locked, never within.
     let queues = store.queues();
+    queues.end_pauses(|| store.now());
+    // Limits are looked up before a queue is locked, never within.
     let (entered, wakes) = limits.with(key, |algorithm| enter(store, algorithm, &asked));
     let place = match entered {
         Ok(decision) => {
