@@ -218,6 +218,6 @@ impl super::Scripted for SlidingLog {
                 entries.push(Entry { taken_at, units });
             }
         }
-        Some(SlidingLogState { entries, last })
+        (entries.total() <= MAX_UNITS).then_some(SlidingLogState { entries, last })
     }
 }
