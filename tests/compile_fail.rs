@@ -1,6 +1,7 @@
 //! Programs that do not compile, and what the compiler says to do about it.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::process::Command;
 
@@ -8,8 +9,12 @@ use std::process::Command;
 fn check(program: &str, features: &[&str]) -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let project = tempfile::tempdir().unwrap();
+    // Of a name of its own, as cargo would take what it knows of one program for another.
+    let mut hash = DefaultHasher::new();
+    (program, features).hash(&mut hash);
+    let hash = hash.finish();
     let manifest = format!(
-        "[package]\nname = \"program\"\nedition = \"2024\"\n\n\
+        "[package]\nname = \"program-{hash:x}\"\nedition = \"2024\"\n\n\
          [dependencies]\nhttp = \"1\"\ntower = {{ version = \"0.5\", features = [\"util\"] }}\n\
          tollgate = {{ path = {root:?}, features = {features:?} }}\n"
     );
@@ -70,7 +75,16 @@ fn a_body_that_no_text_can_become_is_refused_with_the_line_to_write() {
     check(&program(own), &["tower"]).unwrap();
     let said = check(&program(""), &["tower"]).unwrap_err();
     assert!(said.contains("`ProblemJson` cannot answer with a body of type `Stream`"), "{said}");
-    assert!(said.contains("add `.any_body()` at the end of this layer"), "{said}");
+    assert!(said.contains("add `.any_body()` at the end of the layer"), "{said}");
+    assert!(said.contains("`.refusal(Grpc)`"), "{said}");
+    let deny = "fn deny<B: From<String>>(refusal: &Refusal<'_>) -> Response<B>";
+    assert!(said.contains(deny), "{said}");
+    for ending in [".refusal(deny).any_body()", ".any_body()"] {
+        let program = program(ending)
+            + deny
+            + "{ Response::new(refusal.detail().into_owned().into()) }\nuse tollgate::tower::Refusal;\n";
+        check(&program, &["tower"]).unwrap();
+    }
 }
 
 #[cfg(feature = "redis")]
@@ -92,4 +106,37 @@ fn a_limiter_on_redis_without_a_name_is_refused_with_what_to_write() {
     assert!(said.contains("E0277"), "{said}");
     assert!(said.contains("a limiter on Redis has a name"), "{said}");
     assert!(said.contains("`redis.limiter(\"name\", limits)?`"), "{said}");
+}
+
+#[test]
+fn a_limiter_that_can_fail_is_refused_with_the_choices() {
+    let program = |choice: &str| {
+        format!(
+            "use http::{{Request, Response}};\n\
+             use tollgate::{{Limiter, Quota, RateLimiter, TokenBucket}};\n\
+             use tollgate::tower::{{FailOpen, RateLimitLayer}};\n\
+             use tower::{{Service, ServiceBuilder, service_fn}};\n\
+             use std::io::Error;\n\
+             struct Failing(Limiter<TokenBucket>);\n\
+             impl tollgate::Describe for Failing {{\n\
+                 fn describe(&self) -> Vec<tollgate::Description> {{ self.0.describe() }}\n\
+             }}\n\
+             impl<K: Sync + ?Sized> RateLimiter<K> for Failing {{\n\
+                 type Error = Error;\n\
+                 async fn decide(&self, _: &K, _: tollgate::Operation<'_>) \
+                     -> Result<tollgate::Decision, Error> {{ Err(Error::other(\"broken\")) }}\n\
+             }}\n\
+             fn takes<S: Service<Request<()>>>(_: S) {{}}\n\
+             fn main() {{\n\
+                 let limiter = Failing(Limiter::new(TokenBucket::new(Quota::per_hour(10))));\n\
+                 let layer = RateLimitLayer::new(limiter){choice};\n\
+                 let serve = async |_: Request<()>| Ok::<_, ()>(Response::new(String::new()));\n\
+                 takes(ServiceBuilder::new().layer(layer).service(service_fn(serve)));\n\
+             }}\n"
+        )
+    };
+    check(&program(".on_store_error(FailOpen)"), &["tower"]).unwrap();
+    let said = check(&program(""), &["tower"]).unwrap_err();
+    assert!(said.contains("needs a choice for when it does"), "{said}");
+    assert!(said.contains("say `.on_store_error(FailOpen)`"), "{said}");
 }

@@ -356,7 +356,8 @@ async fn a_layer_that_is_marked_as_grpc_rejects_by_a_status_of_grpc() {
         let rejected = service.oneshot(Request::new(())).await.unwrap();
         assert_eq!(rejected.status(), 200);
         assert_eq!(rejected.headers()["grpc-status"], code);
-        assert_eq!(rejected.headers().get("grpc-retry-pushback-ms").is_some(), status == 503);
+        assert!(!rejected.headers().contains_key("grpc-retry-pushback-ms"));
+        assert!(!rejected.headers().contains_key("retry-after"), "only a store says when");
     }
 }
 
@@ -697,6 +698,22 @@ async fn a_failing_store_is_met_as_was_chosen() {
         })
         .layer(Strict::default());
     assert_eq!(text(own.oneshot(Request::new(())).await.unwrap()).await, "own: broken");
+}
+
+/// An operator who answers as gRPC, or sets a status of the own, is taken at the word.
+#[tokio::test]
+async fn an_answer_of_grpc_keeps_its_status() {
+    fn grpc<T>(_: &T) -> Response<Body> {
+        let mut response = Response::new(Full::default());
+        response.headers_mut().insert("grpc-status", HeaderValue::from_static("8"));
+        response
+    }
+    let denied = exhausted(|refusal: &Refusal<'_>| grpc(refusal)).oneshot(Request::new(()));
+    assert_eq!(denied.await.unwrap().status(), 200);
+    let failing = RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
+    let failing = failing.on_store_error(|error: &std::io::Error| Undecided::Answer(grpc(error)));
+    let answer = failing.layer(Strict::default()).oneshot(Request::new(())).await.unwrap();
+    assert_eq!(answer.status(), 200);
 }
 
 /// Limits that differ by key, and limits that are replaced: the fields tell those that hold.

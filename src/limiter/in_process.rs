@@ -230,10 +230,10 @@ where
     ///     loop {
     ///         let _ = limiter.acquire(host).await;
     ///         let response = send(host).await;
-    ///         if response.status() != StatusCode::TOO_MANY_REQUESTS {
+    ///         let wait = retry_after(response.status(), response.headers(), longest);
+    ///         if wait.is_none() && response.status() != StatusCode::TOO_MANY_REQUESTS {
     ///             return response;
     ///         }
-    ///         let wait = retry_after(response.status(), response.headers(), longest);
     ///         limiter.pause(host, wait.unwrap_or(second).max(second));
     ///     }
     /// }

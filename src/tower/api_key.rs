@@ -54,7 +54,7 @@ impl ApiKey {
     /// The token of `Authorization: Bearer ...`
     /// ([RFC 6750](https://www.rfc-editor.org/rfc/rfc6750)).
     ///
-    /// The 401 for a request without it has `WWW-Authenticate: Bearer`.
+    /// The 401 for a request without it has `WWW-Authenticate: Bearer realm="api"`.
     #[must_use]
     pub const fn bearer() -> Self {
         Self { source: Source::Bearer, missing: MissingKey }
@@ -103,7 +103,7 @@ impl<M> ApiKey<M> {
         match &self.source {
             Source::Header(name) => HeaderValue::from_str(&format!("ApiKey header=\"{name}\""))
                 .expect("a header's name is a token, which needs no escapes in quotes"),
-            Source::Bearer => HeaderValue::from_static("Bearer"),
+            Source::Bearer => HeaderValue::from_static("Bearer realm=\"api\""),
         }
     }
 }
@@ -153,7 +153,10 @@ impl<B> KeyExtractor<B> for MissingKey {
     type Key = ();
 
     fn extract(&self, _request: &Request<B>) -> Result<(), KeyError> {
-        Err(KeyError::new(StatusCode::UNAUTHORIZED, "an API key is missing, or there are several"))
+        Err(KeyError::new(
+            StatusCode::UNAUTHORIZED,
+            "an API key is missing, or is not sent as it should be",
+        ))
     }
 }
 
@@ -246,7 +249,7 @@ mod tests {
         };
         let without = request("host", &[]);
         let of = |key: ApiKey| challenge(key.extract(&without).unwrap_err());
-        assert_eq!(of(ApiKey::bearer()), "Bearer");
+        assert_eq!(of(ApiKey::bearer()), "Bearer realm=\"api\"");
         assert_eq!(of(header("X-Api-Key")), r#"ApiKey header="x-api-key""#);
         // All that can stand in a header's name.
         let mut odd = 0;
@@ -260,6 +263,6 @@ mod tests {
         assert_eq!(odd, 15, "the signs of a token");
         // The last of several keys says it.
         let error = header("x-api-key").or(ApiKey::bearer()).extract(&without).unwrap_err();
-        assert_eq!(challenge(error), "Bearer");
+        assert_eq!(challenge(error), "Bearer realm=\"api\"");
     }
 }

@@ -46,14 +46,16 @@ pub trait OnStoreError<E, B> {
 /// What becomes of a request that nobody could decide on.
 #[derive(Debug)]
 pub enum Undecided<B> {
-    /// It goes on to the service, without a decision and without `RateLimit` fields.
+    /// It goes on to the service, without a decision or `RateLimit` fields of this layer.
     PassOn,
     /// The layer answers 503 Service Unavailable with `Retry-After: 1`, in the form of its refusals.
     Unavailable,
-    /// The layer answers so. A status that means success becomes 503.
+    /// The layer answers so, and adds nothing. A status that means success becomes 503, unless it is
+    /// an answer of gRPC (with `grpc-status`).
     Answer(Response<B>),
 }
 
+#[diagnostic::do_not_recommend]
 impl<F, E, B> OnStoreError<E, B> for F
 where
     F: Fn(&E) -> Undecided<B>,
@@ -65,7 +67,7 @@ where
 
 /// Passes requests on while the store fails: it is better to serve too many than none.
 ///
-/// Such a request has no [`Decision`](crate::Decision) in its extensions, and a handler in axum
+/// Such a request has no [`Decision`](crate::Decision) of this layer in its extensions, and a handler in axum
 /// that looks for one takes an `Option<Extension<Decision>>`: with an `Extension<Decision>` it
 /// would answer 500.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -79,6 +81,8 @@ impl<E, B> OnStoreError<E, B> for FailOpen {
 
 /// Answers 503 Service Unavailable with `Retry-After: 1` while the store fails: it is better to
 /// serve none than too many.
+///
+/// A request that Redis did not answer in time may still be charged later.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FailClosed;
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 /// In which fields answers tell a client where it stands.
 ///
 /// The `RateLimit` fields are a draft that has changed before, and may again: each version is a
-/// style of its own.
+/// style of its own. Of stacked layers, all add to draft 11's fields. In the older styles the fields
+/// of the innermost layer stay.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeaderStyle {
@@ -19,7 +20,8 @@ pub enum HeaderStyle {
     /// `RateLimit-Policy: "default";q=100;w=60` and `RateLimit: "default";r=50;t=1`, where `t` are
     /// the seconds until there is one more than `r`, rounded up. On a refusal it names the limit
     /// with the longest wait: `r` are the units that all limits of the set still have, and `t`
-    /// are the seconds after which the same request passes, as `Retry-After` has them.
+    /// are the seconds after which the same request passes, as `Retry-After` has them. If it
+    /// never passes, `t` are those until there is one more unit.
     #[default]
     Draft11,
     /// Version 07 of the draft: `RateLimit: limit=100, remaining=50, reset=5` and
@@ -198,7 +200,7 @@ pub(super) struct RateLimitValues {
 enum State {
     /// Members of a list, to which other layers and handlers add theirs.
     List(HeaderValue),
-    /// A field that can be there once; what is there already is of a stricter place, inside.
+    /// A field that can be there once; what an inner layer or the handler has set stays.
     One(HeaderValue),
     /// Three such fields, which belong together.
     Three(&'static [HeaderName; 3], [u64; 3]),

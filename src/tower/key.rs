@@ -77,9 +77,8 @@ pub struct KeyError {
 impl KeyError {
     /// Answers the request with a status of 400 or above and a text, which the client sees.
     ///
-    /// A gateway that asks this server whether to pass a request on takes a status below 400 for
-    /// a yes. Such a `status` is a mistake of the program's: the answer is then 500 Internal
-    /// Server Error. For 401 Unauthorized, use [`unauthorized`](Self::unauthorized).
+    /// A status below 400 is no error, and a gateway may take it for a yes. Such a `status` is a
+    /// mistake of the program's: the answer is then 500 Internal Server Error. For 401 Unauthorized, use [`unauthorized`](Self::unauthorized).
     ///
     /// ```
     /// use http::StatusCode;
@@ -197,8 +196,9 @@ impl<B> KeyExtractor<B> for Shared {
 /// The route of axum's router that a request takes, such as `/users/{id}`.
 ///
 /// All that takes no route shares one budget, so that `//users/1` or `/%75sers/1` is no way to a
-/// new one. A layer knows the route where it is added by
-/// [`Router::route_layer`](axum::Router::route_layer) or [`Router::layer`](axum::Router::layer).
+/// new one. A layer knows the route if it is added by
+/// [`Router::route_layer`](axum::Router::route_layer) or [`Router::layer`](axum::Router::layer). A
+/// service that is mounted by `nest_service` has no route outside: add the layer to the router in it.
 #[cfg(feature = "axum")]
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MatchedRoute;

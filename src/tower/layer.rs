@@ -32,7 +32,8 @@ impl<L: Describe> RateLimitLayer<L> {
     ///
     /// A limiter without keys ([`Limiter::direct`](crate::Limiter)) goes with
     /// `.key(|_: &Request<_>| ())`. One whose store can fail, such as Redis, needs a choice:
-    /// [`on_store_error`](Self::on_store_error); without it, the layer does not make a service.
+    /// [`on_store_error`](Self::on_store_error); without it, the layer does not compile around a
+    /// service.
     pub fn new(limiter: L) -> Self {
         Self::shared(Arc::new(limiter))
     }
@@ -103,7 +104,7 @@ impl<L, E, C, X, T, R, F> RateLimitLayer<L, Ask<E, C, X, T>, R, F> {
     /// The same, with the units that a request costs told by `cost`: a closure from
     /// `&Request<_>` to a `u64`. A cost of 0 is always admitted.
     ///
-    /// The type of the request must be told: in axum it is `&axum::extract::Request`.
+    /// The type of the request is written as `&http::Request<_>`, which fits any stack.
     ///
     /// ```
     /// use http::Request;
@@ -147,9 +148,11 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// use tollgate::tower::{RateLimitLayer, Refusal};
     /// # use tollgate::{Limiter, Quota, TokenBucket};
     ///
-    /// fn as_json(refusal: &Refusal<'_>) -> Response<String> {
+    /// /// For any service whose body is made of a `String`, as axum's is, and for any other with
+    /// /// [`any_body`](RateLimitLayer::any_body).
+    /// fn as_json<B: From<String>>(refusal: &Refusal<'_>) -> Response<B> {
     ///     let body = format!(r#"{{"error": "{}"}}"#, refusal.status);
-    ///     let mut response = Response::new(body);
+    ///     let mut response = Response::new(body.into());
     ///     let json = HeaderValue::from_static("application/json");
     ///     response.headers_mut().insert(CONTENT_TYPE, json);
     ///     response
@@ -158,7 +161,7 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// # #[cfg(feature = "memory")] {
     /// # let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)));
     /// let layer = RateLimitLayer::new(limiter).refusal(as_json);
-    /// # let _ = layer;
+    /// # let _ = layer.key(|_: &http::Request<()>| ()).refusal(as_json::<String>);
     /// # }
     /// ```
     #[must_use]
@@ -170,6 +173,9 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// store fails: [`FailOpen`](super::FailOpen), [`FailClosed`](super::FailClosed), or an
     /// [`OnStoreError`](super::OnStoreError), such as a closure from the error, whose type must be
     /// written out: `|error: &tollgate::Error| ...`.
+    ///
+    /// One choice holds for all limiters of the layer: limits of which one fails open and another
+    /// fails closed are two layers.
     ///
     /// With the feature `metrics` such requests are counted (`tollgate_store_errors_total`). With
     /// `tracing`, a warning has the error and the number of such requests, at most once a second.
@@ -193,7 +199,8 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     }
 
     /// Makes the layer work around a service with any body: layers of `tower-http` that change the
-    /// body, a client of `hyper`, a service of `tonic` whose refusals have a text. To be said last.
+    /// body, or a client of `hyper`. Call it last. Around a server of gRPC set
+    /// [`Grpc`](super::Grpc) instead.
     ///
     /// Without it, the layer's own answers have the body of the service, which must then be one that
     /// is made of a `String`, such as axum's. With it, the response's body is a

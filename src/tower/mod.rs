@@ -7,7 +7,8 @@
 //! - `RateLimit-Policy` and `RateLimit`, as in
 //!   [draft-ietf-httpapi-ratelimit-headers-11](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/11/),
 //!   appended to any that the service sets itself. `r` is what remains and `t` the seconds until
-//!   there is one more, rounded up; on a denial, the seconds after which the same request passes.
+//!   there is one more, rounded up; on a denial, the seconds after which the same request passes,
+//!   if it ever does.
 //!   Both are of the moment of the decision: a handler that takes three seconds does not change
 //!   them. A single limit without a name is called `default` there. [`HeaderStyle`] has the older
 //!   fields;
@@ -17,8 +18,8 @@
 //!
 //! A denial has `Cache-Control: no-store` and a body of `application/problem+json`
 //! ([`ProblemJson`]). [`refusal`](RateLimitLayer::refusal) sets another one. Whatever a request says
-//! of itself, it gets no answer that means success unless it is passed on; only a layer that is
-//! [marked as one of gRPC](#grpc) answers 200.
+//! of itself, it gets no answer that means success unless it is passed on. Only a layer that is
+//! [marked as one of gRPC](#grpc), or a [`Refuse`] of your own that says so, answers 200.
 //!
 //! A [`LeakyBucket`](crate::LeakyBucket) allows requests and returns when they should go. The layer
 //! passes them on at once. Let the handler sleep for the [`delay`](crate::Decision::delay) of its
@@ -50,17 +51,20 @@
 //! By default the peer's, by the address of its socket: see [`PeerIp`]. Headers that a client
 //! can write are not looked at. [`key`](RateLimitLayer::key) takes anything else:
 //!
-//! | key | |
-//! |---|---|
-//! | [`PeerIp`] (default) | the address of the peer |
-//! | [`ClientIp`] | the address of the client behind proxies that you trust |
-//! | [`ApiKey`] | a header or a bearer token, with a rule for when it is missing |
-//! | `MatchedRoute` | the route of axum's router, which a path spelled otherwise does not evade |
-//! | [`RequestMethod`] | the method; those that are not registered share a budget |
-//! | [`GrpcMethod`] | the method of gRPC, of those that you list; all others share a budget |
-//! | a tuple of these | each combination has a budget |
-//! | a closure | any key, where there always is one; what it returns is the key, `Result` or not |
-//! | a [`KeyExtractor`] of your own | any key, or an answer to the request |
+//! | key | | the limiter's key |
+//! |---|---|---|
+//! | [`PeerIp`] (default) | the address of the peer | `IpAddr` |
+//! | [`ClientIp`] | the address of the client behind proxies that you trust | `IpAddr` |
+//! | [`ApiKey`] | a header or a bearer token, with a rule for when it is missing | [`KeyOr`] |
+//! | `MatchedRoute` | the route of axum's router, which a path spelled otherwise does not evade | `Route` |
+//! | [`RequestMethod`] | the method; those that are not registered share a budget | [`RegisteredMethod`] |
+//! | [`GrpcMethod`] | the method of gRPC, of those that you list; all others share a budget | [`ListedMethod`] |
+//! | a tuple of these | each combination has a budget | a tuple |
+//! | a closure | any key | what it returns, `Option` or not |
+//! | a [`KeyExtractor`] of your own | any key, or an answer to the request | its `Key` |
+//!
+//! The last column matters if you call the limiter yourself, to [`peek`](crate::Limiter::peek) or
+//! [`reset`](crate::Limiter::reset) a key: a key of another type is another key.
 //!
 //! # Everything at once
 //!
@@ -69,8 +73,8 @@
 //!
 #![cfg_attr(all(feature = "axum", feature = "memory"), doc = "```")]
 #![cfg_attr(not(all(feature = "axum", feature = "memory")), doc = "```ignore")]
-//! use axum::extract::Request;
-//! use axum::http::HeaderValue;
+//! # use axum::http::HeaderValue;
+//! use axum::http::Request;
 //! use axum::response::{IntoResponse, Response};
 //! use axum::{Extension, Router, routing::get};
 //! use tollgate::tower::{Refusal, RateLimitLayer};
@@ -91,7 +95,7 @@
 //!         RateLimitLayer::new(Limiter::new(by_key))
 //!             // Types are needed in closures; the key must be owned. All without one share a
 //!             // budget. (`ApiKey` does this with a rule of your choice.)
-//!             .key(|request: &Request| request.headers().get("x-api-key").cloned())
+//!             .key(|request: &Request<_>| request.headers().get("x-api-key").cloned())
 //!             .refusal(|refusal: &Refusal<'_>| -> Response {
 //!                 (refusal.status, format!("{}\n", refusal.detail())).into_response()
 //!             }),
@@ -115,8 +119,8 @@
 //! ```
 //!
 //! Of stacked layers, the outer asks first. What it refuses costs the inner one nothing; what
-//! the inner one refuses has been charged outside. Each appends its own members to the fields,
-//! so give each limit a name. The handler finds the decision of the innermost layer that made one.
+//! the inner one refuses has been charged outside. Each appends its own members to the fields of
+//! draft 11, so give each limit a name. The handler finds the decision of the innermost layer that made one.
 //! Limits on the *same* key belong into one [`Policy`](crate::Policy) instead: it charges all or none.
 //!
 //! # With other layers
@@ -130,23 +134,27 @@
 //! a store, or holds a request back, it lets go of the inner service and makes it ready again
 //! afterwards, so that a waiting request holds no permit of a `ConcurrencyLimit`.
 //!
-//! **CORS**: put `CorsLayer` outside, which in axum means to add it last. It answers preflights
-//! before they are charged, and lets pages read denials; what else a page may read, it lists:
+//! **CORS**: put `CorsLayer` outside: in calls of `Router::layer` after this layer, in a
+//! `ServiceBuilder` before it. It answers preflights before they are charged, and lets pages read
+//! denials; what else a page may read, it lists:
 //!
 //! ```text
-//! .layer(RateLimitLayer::new(limiter))
-//! .layer(CorsLayer::new().allow_origin(origins).expose_headers([
-//!     RETRY_AFTER,
-//!     HeaderName::from_static("ratelimit"),
-//!     HeaderName::from_static("ratelimit-policy"),
-//! ]))
+//! router
+//!     .layer(RateLimitLayer::new(limiter))
+//!     .layer(CorsLayer::new().allow_origin(origins).expose_headers([
+//!         RETRY_AFTER,
+//!         WWW_AUTHENTICATE,
+//!         HeaderName::from_static("ratelimit"),
+//!         HeaderName::from_static("ratelimit-policy"),
+//!     ]))
 //! ```
 //!
 //! In the other order, `.exempt(is_preflight)` keeps preflights free ([`is_preflight`]), but a page
 //! cannot read a denial.
 //!
-//! **Uploads**: a denial does not read the request's body. On HTTP/1.1 hyper then closes the
-//! connection, and a client that is still sending may see a reset instead of the 429. A client that
+//! **Uploads**: a denial does not read the request's body. On HTTP/1.1, hyper closes the connection
+//! if much is left unread, and a client that is still sending may see a reset instead of the 429. A
+//! client that
 //! sends `Expect: 100-continue` is answered before it sends the body, HTTP/2 resets the stream alone,
 //! and a reverse proxy that buffers requests (nginx does) reads it all.
 //!
@@ -161,15 +169,39 @@
 //! `RESOURCE_EXHAUSTED` with `grpc-retry-pushback-ms`. Nothing in a request makes a layer do so by
 //! itself. A server of both gRPC and HTTP gives each router a layer of its own.
 //!
-//! A call is charged once, when it begins: a stream is one call.
+#![cfg_attr(all(feature = "memory", feature = "tonic"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "memory", feature = "tonic")), doc = "```ignore")]
+//! use tollgate::tower::{Grpc, GrpcMethod, PeerIp, RateLimitLayer};
+//! use tollgate::{Limiter, Policy};
+//! use tonic::transport::Server;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // For each address, 100 calls a second of each method that is listed, and of all others.
+//! let limiter = Limiter::new("calls: 100/s".parse::<Policy>()?);
+//! let methods = GrpcMethod::of(["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]);
+//! let layer = RateLimitLayer::new(limiter).key((PeerIp, methods)).refusal(Grpc);
+//!
+//! let (_, health) = tonic_health::server::health_reporter();
+//! Server::builder().layer(layer).add_service(health).serve("127.0.0.1:3000".parse()?).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A call is charged once, when it begins: a stream is one call. For other limits for some methods,
+//! take [`choosing`](RateLimitLayer::choosing); for one service of several, `tonic`'s
+//! `LayerExt::named_layer`.
 //!
 //! # Observing it
 //!
 //! With the feature `metrics`, requests are counted as `tollgate_requests_total` by limit and
 //! outcome, those without a key as `tollgate_key_errors_total` by status, and those that the store
 //! failed to decide as `tollgate_store_errors_total`. With `tracing`, denials are events of level
-//! debug; a failing store is a warning, and a key that the server is not set up to know an error with
-//! what to do about it, both at most once a second for a layer, with the number of requests.
+//! debug. A failing store is a warning, and a key that the server is not set up to know an error with
+//! what to do about it: both at most once a second for a layer, when one happens, with the number of
+//! such `requests` since the last line.
+//!
+//! Answers, counts and events have the names of the limits: write `"login: 5/hour"`.
 //!
 //! # Around a client
 //!
@@ -179,21 +211,29 @@
 //!
 //! ```text
 //! let limit = LeakyBucket::new(Quota::per_second(5)).capacity(100);
-//! let layer = RateLimitLayer::new(Limiter::new(limit))
-//!     .key(|request: &http::Request<reqwest::Body>| request.uri().host().map(str::to_owned))
+//! let limiter = Arc::new(Limiter::new(limit));
+//! let layer = RateLimitLayer::shared(Arc::clone(&limiter))
+//!     .key(|request: &http::Request<_>| host(request.uri()))
 //!     .headers(HeaderStyle::None)
 //!     .wait(Duration::from_secs(20));
 //! let client = ServiceBuilder::new().layer(layer).service_fn(move |request| {
-//!     let client = client.clone();
+//!     let (client, limiter, host) = (client.clone(), Arc::clone(&limiter), host(request.uri()));
 //!     async move {
 //!         let response = client.execute(reqwest::Request::try_from(request)?).await?;
+//!         if let Some(wait) = retry_after(response.status(), response.headers(), LONGEST) {
+//!             limiter.pause(&host, wait); // one 429 stops all calls to its host
+//!         }
 //!         Ok::<_, reqwest::Error>(http::Response::<reqwest::Body>::from(response))
 //!     }
 //! });
+//!
+//! fn host(uri: &http::Uri) -> String {
+//!     uri.host().unwrap_or_default().to_owned()
+//! }
 //! ```
 //!
-//! What would wait for too long is answered 429 by the layer itself. What the other side refuses all
-//! the same says when to ask again: [`retry_after`](crate::retry_after).
+//! The layer itself answers 429 if a request would wait for too long. If the upstream denies one all
+//! the same, its answer says when to ask again: [`retry_after`](crate::retry_after).
 
 mod any_body;
 mod api_key;

@@ -27,6 +27,7 @@ pub struct Refusal<'a> {
     pub headers: &'a HeaderMap,
     /// Why, if no limit denies the request.
     pub(super) text: &'a str,
+    pub(super) store_failed: bool,
 }
 
 impl Refusal<'_> {
@@ -48,7 +49,7 @@ impl Refusal<'_> {
     pub fn retry_after(&self) -> Option<Duration> {
         match self.decision {
             Some(decision) => decision.retry_after(),
-            None => (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(STORE_RETRY_AFTER),
+            None => self.store_failed.then_some(STORE_RETRY_AFTER),
         }
     }
 }
@@ -60,7 +61,7 @@ const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 ///
 /// [`ProblemJson`], [`PlainText`] and [`Grpc`] do. So does a closure from the refusal to a response:
 /// if it sets no status, or one that means success, the answer has the status of the refusal. An
-/// implementation of this trait is sent as it is.
+/// implementation of this trait is sent as it is, so it must set one; so is an answer of gRPC.
 ///
 /// The layer adds to every answer `Retry-After` if waiting helps, and `Cache-Control: no-store`
 /// unless the answer has a `Cache-Control`; to a denial the fields of its
@@ -79,11 +80,12 @@ const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot answer with a body of type `{B}`",
-    label = "add `.any_body()` at the end of this layer",
-    note = "`RateLimitLayer::any_body` makes the layer work around a service with any body, such as \
-            `TraceLayer`, `CompressionLayer`, `RequestBodyLimitLayer` or a client",
-    note = "a closure of your own is given by `.refusal(|refusal: &Refusal<'_>| ...)` and returns a \
-            response with that body"
+    label = "this layer wraps a service with another body than its own answers can have",
+    note = "around layers that change the body, such as `TraceLayer`, `CompressionLayer` or \
+            `RequestBodyLimitLayer`, and around clients: add `.any_body()` at the end of the layer",
+    note = "around a server of gRPC, such as tonic's: `.refusal(Grpc)`",
+    note = "a refusal of your own that fits any of them is \
+            `fn deny<B: From<String>>(refusal: &Refusal<'_>) -> Response<B>`"
 )]
 pub trait Refuse<B> {
     /// Returns the answer to the request.
@@ -100,9 +102,11 @@ where
     }
 }
 
-/// The response, with `status` if its own means success: a gateway must not take it for consent.
+/// The response, with `status` if its own means success: a gateway must not take it for consent. An
+/// answer of gRPC has its status elsewhere.
 pub(super) fn with_error_status<B>(mut response: Response<B>, status: StatusCode) -> Response<B> {
-    if response.status().is_success() || response.status().is_informational() {
+    let is_consent = response.status().is_success() || response.status().is_informational();
+    if is_consent && !response.headers().contains_key(GRPC_STATUS) {
         *response.status_mut() = status;
     }
     response

@@ -78,7 +78,8 @@ impl<R, F> Answers<R, F> {
                     Undecided::PassOn => Verdict::PassOn(None),
                     Undecided::Unavailable => {
                         let text = "The rate limit cannot be checked: retry after 1 s.";
-                        Verdict::Answer(self.refuse(&refusal(status, text, request)))
+                        let refusal = refusal(status, text, request);
+                        Verdict::Answer(self.refuse(&Refusal { store_failed: true, ..refusal }))
                     }
                     Undecided::Answer(response) => {
                         Verdict::Answer(with_error_status(response, status))
@@ -148,7 +149,7 @@ impl<R, F> Answers<R, F> {
 /// A request that no limit denies.
 fn refusal<'a, B>(status: StatusCode, text: &'a str, request: &'a Request<B>) -> Refusal<'a> {
     let (method, headers) = (request.method(), request.headers());
-    Refusal { status, decision: None, limit: None, method, headers, text }
+    Refusal { status, decision: None, limit: None, method, headers, text, store_failed: false }
 }
 
 pub(super) enum Verdict<ResBody> {
