@@ -1,7 +1,7 @@
 //! The layer around services of many kinds, without a socket.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use proptest::prelude::*;
 use std::convert::Infallible;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tollgate::tower::{
-    FailClosed, FailOpen, Grpc, HeaderStyle, KeyError, KeyExtractor, PeerIp, PlainText,
+    ApiKey, FailClosed, FailOpen, Grpc, HeaderStyle, KeyError, KeyExtractor, PeerIp, PlainText,
     ProblemJson, RateLimitLayer, Refusal, Undecided,
 };
 use tollgate::{
@@ -714,6 +714,30 @@ async fn an_answer_of_grpc_keeps_its_status() {
     let failing = failing.on_store_error(|error: &std::io::Error| Undecided::Answer(grpc(error)));
     let answer = failing.layer(Strict::default()).oneshot(Request::new(())).await.unwrap();
     assert_eq!(answer.status(), 200);
+}
+
+/// RFC 9110, section 11.6.1.
+#[tokio::test]
+async fn a_401_has_a_challenge_whatever_makes_the_answer() {
+    async fn ask<M>(key: ApiKey<M>, expected: &str)
+    where
+        ApiKey<M>: KeyExtractor<(), Key: std::hash::Hash + Send + Sync + 'static> + Clone,
+    {
+        let own = |_: &Refusal<'_>| Response::new(Full::from("no"));
+        let layer = || RateLimitLayer::new(limiter("1/h")).key(key.clone());
+        let answers = [
+            layer().layer(Strict::default()).oneshot(Request::new(())).await.unwrap(),
+            layer().refusal(own).layer(Strict::default()).oneshot(Request::new(())).await.unwrap(),
+            layer().refusal(Grpc).layer(Strict::default()).oneshot(Request::new(())).await.unwrap(),
+        ];
+        for (answer, status) in answers.into_iter().zip([401, 401, 200]) {
+            assert_eq!(answer.status(), status);
+            assert_eq!(all(answer.headers(), "www-authenticate"), [expected]);
+        }
+    }
+    ask(ApiKey::bearer(), "Bearer realm=\"api\"").await;
+    let by_header = ApiKey::header(HeaderName::from_static("x-api-key"));
+    ask(by_header, "ApiKey header=\"x-api-key\"").await;
 }
 
 /// Limits that differ by key, and limits that are replaced: the fields tell those that hold.
