@@ -10,7 +10,7 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, advance, sleep};
 use tollgate::{
     Decision, Direct, Limiter, Live, ManualClock, Memory, Operation, Outcome, PerKey, Policy,
-    PolicyState, RateLimiter, Receipt, Tick, TieredMemory, TokioClock,
+    PolicyState, Receipt, Tick, TieredMemory, TokioClock,
 };
 
 const fn seconds(seconds: u64) -> Duration {
@@ -509,7 +509,7 @@ async fn after_a_pause_nothing_is_left_of_it() {
 mod of_a_process {
     use super::*;
     use common::redis::{SHARED, name};
-    use tollgate::Redis;
+    use tollgate::{RateLimiter, Redis};
 
     async fn redis() -> Redis {
         Redis::connect(&SHARED.url()).await.unwrap().timeout(seconds(60))

@@ -555,9 +555,6 @@ fn serve_in<S: Queued<A>, A: Algorithm>(
         queue.is_alive(now);
     }
     let turn = queue.pass_over(now, ready_after(store, algorithm, asked.fingerprint));
-    if asked.lateness(Some(queue.paused_until), now).is_some() {
-        return Next::Missed;
-    }
     match (queue.position(ticket), turn) {
         (Some(0), Some(_)) => serve_first(store, algorithm, asked, queue, now),
         // It sees to it that those before it are passed over, a second each, if nobody else does.
