@@ -161,7 +161,10 @@ impl<L, Q, R, F> RateLimitLayer<L, Q, R, F> {
     /// # #[cfg(feature = "memory")] {
     /// # let limiter = Limiter::new(TokenBucket::new(Quota::per_second(10)));
     /// let layer = RateLimitLayer::new(limiter).refusal(as_json);
-    /// # let _ = layer.key(|_: &http::Request<()>| ()).refusal(as_json::<String>);
+    /// # let serve = async |_: http::Request<()>| Ok::<_, ()>(Response::new(String::new()));
+    /// # let service = tower::ServiceBuilder::new().layer(layer).service_fn(serve);
+    /// # fn assert_service<S: tower::Service<http::Request<()>>>(_: S) {}
+    /// # assert_service(service);
     /// # }
     /// ```
     #[must_use]
