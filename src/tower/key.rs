@@ -7,8 +7,8 @@ use std::fmt;
 ///
 /// A closure from the request to a key is one, where the key is owned and there always is one. A
 /// closure cannot refuse: an `Option` or a `Result` that it returns *is* the key, and all requests
-/// without one share a budget. For requests to be answered instead, take [`ApiKey`](super::ApiKey), or write
-/// [`extract`](Self::extract) as for [`KeyError`].
+/// without one share a budget. For requests to be answered instead, take
+/// [`ApiKey`](super::ApiKey), or write [`extract`](Self::extract) as for [`KeyError`].
 ///
 /// A path is no key: `/users/1` and `/users/%31` are the same to a router, and a budget each. In
 /// axum, `MatchedRoute` is right.
@@ -78,7 +78,8 @@ impl KeyError {
     /// Answers the request with a status of 400 or above and a text, which the client sees.
     ///
     /// A status below 400 is no error, and a gateway may take it for a yes. Such a `status` is a
-    /// mistake of the program's: the answer is then 500 Internal Server Error. For 401 Unauthorized, use [`unauthorized`](Self::unauthorized).
+    /// mistake of the program's: the answer is then 500 Internal Server Error. For 401
+    /// Unauthorized, use [`unauthorized`](Self::unauthorized).
     ///
     /// ```
     /// use http::StatusCode;
