@@ -1,7 +1,11 @@
 //! The layer behind a gateway that asks it whether a request may pass: nginx with `auth_request`.
 
+#[path = "common/broken.rs"]
+mod broken;
+
 use axum::Router;
 use axum::routing::any;
+use broken::Broken;
 use http::StatusCode;
 use reqwest::{Client, Method};
 use std::fs;
@@ -10,24 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 use tollgate::tower::{ApiKey, FailClosed, RateLimitLayer};
-use tollgate::{Decision, Describe, Description, Limiter, Operation, Policy, RateLimiter};
-
-/// A store that fails whenever it is asked.
-struct Broken;
-
-impl Describe for Broken {
-    fn describe(&self) -> Vec<Description> {
-        vec![Description { name: None, limit: 1, window: None }]
-    }
-}
-
-impl<K: Sync + ?Sized> RateLimiter<K> for Broken {
-    type Error = std::io::Error;
-
-    async fn decide(&self, _: &K, _: Operation<'_>) -> Result<Decision, std::io::Error> {
-        Err(std::io::Error::other("out of order"))
-    }
-}
+use tollgate::{Limiter, Policy};
 
 fn limiter(policy: &str) -> Limiter<Policy> {
     Limiter::new(policy.parse().unwrap())
@@ -43,7 +30,10 @@ async fn start_guard() -> SocketAddr {
         .route("/allowed", yes().layer(RateLimitLayer::new(limiter("1000/s"))))
         .route("/denied", yes().layer(RateLimitLayer::new(used_up).key(shared)))
         .route("/keyless", yes().layer(RateLimitLayer::new(limiter("1/s")).key(ApiKey::bearer())))
-        .route("/failing", yes().layer(RateLimitLayer::new(Broken).on_store_error(FailClosed)));
+        .route(
+            "/failing",
+            yes().layer(RateLimitLayer::new(Broken("out of order")).on_store_error(FailClosed)),
+        );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let app = app.into_make_service_with_connect_info::<SocketAddr>();

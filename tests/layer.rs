@@ -1,5 +1,9 @@
 //! The layer around services of many kinds, without a socket.
 
+#[path = "common/broken.rs"]
+mod broken;
+
+use broken::Broken;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
@@ -389,7 +393,7 @@ impl Why {
     where
         R: tollgate::tower::Refuse<Body> + Clone,
     {
-        let failing = || RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
+        let failing = || RateLimitLayer::new(Broken("broken")).key(|_: &Request<()>| "k");
         let answer = match self {
             Self::Denied => exhausted(refusal).oneshot(request).await,
             Self::Never => {
@@ -655,26 +659,9 @@ async fn requests_wait_for_their_turn_up_to_a_bound() {
     }
 }
 
-/// A store that fails whenever it is asked.
-struct Broken;
-
-impl Describe for Broken {
-    fn describe(&self) -> Vec<Description> {
-        limiter("1/h").describe()
-    }
-}
-
-impl<K: Sync + ?Sized> RateLimiter<K> for Broken {
-    type Error = std::io::Error;
-
-    async fn decide(&self, _: &K, _: Operation<'_>) -> Result<Decision, std::io::Error> {
-        Err(std::io::Error::other("broken"))
-    }
-}
-
 #[tokio::test]
 async fn a_failing_store_is_met_as_was_chosen() {
-    let layer = || RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
+    let layer = || RateLimitLayer::new(Broken("broken")).key(|_: &Request<()>| "k");
     let open = layer().on_store_error(FailOpen).layer(Strict::default());
     let answer = open.oneshot(Request::new(())).await.unwrap();
     assert_eq!((answer.status(), all(answer.headers(), "ratelimit").len()), (StatusCode::OK, 1));
@@ -710,7 +697,7 @@ async fn an_answer_of_grpc_keeps_its_status() {
     }
     let denied = exhausted(|refusal: &Refusal<'_>| grpc(refusal)).oneshot(Request::new(()));
     assert_eq!(denied.await.unwrap().status(), 200);
-    let failing = RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
+    let failing = RateLimitLayer::new(Broken("broken")).key(|_: &Request<()>| "k");
     let failing = failing.on_store_error(|error: &std::io::Error| Undecided::Answer(grpc(error)));
     let answer = failing.layer(Strict::default()).oneshot(Request::new(())).await.unwrap();
     assert_eq!(answer.status(), 200);

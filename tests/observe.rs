@@ -1,36 +1,19 @@
 //! What the layer tells `metrics` and `tracing`.
 
+#[path = "common/broken.rs"]
+mod broken;
+
+use broken::Broken;
 use http::{Request, Response, StatusCode};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tollgate::tower::{ApiKey, FailClosed, FailOpen, RateLimitLayer};
-use tollgate::{
-    Decision, Describe, Description, LeakyBucket, Limiter, Operation, Policy, Quota, RateLimiter,
-};
+use tollgate::{LeakyBucket, Limiter, Policy, Quota};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
-
-/// A store that fails whenever it is asked.
-struct Broken;
-
-impl Describe for Broken {
-    fn describe(&self) -> Vec<Description> {
-        vec![Description { name: None, limit: 1, window: None }]
-    }
-}
-
-impl<K: Sync + ?Sized> RateLimiter<K> for Broken {
-    type Error = std::io::Error;
-
-    async fn decide(&self, _: &K, _: Operation<'_>) -> Result<Decision, std::io::Error> {
-        Err(std::io::Error::other("out of order"))
-    }
-}
 
 async fn inner(_: Request<()>) -> Result<Response<String>, Infallible> {
     Ok(Response::new(String::new()))
@@ -129,7 +112,7 @@ fn decisions_are_counted_by_limit_and_outcome() {
 #[test]
 fn a_failing_store_is_counted_and_logged() {
     let ask_broken = || {
-        let layer = || RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
+        let layer = || RateLimitLayer::new(Broken("out of order")).key(|_: &Request<()>| "k");
         let open = ServiceBuilder::new().layer(layer().on_store_error(FailOpen));
         let open = open.service(service_fn(inner)).oneshot(Request::new(()));
         assert_eq!(futures_now(open).status(), StatusCode::OK);
@@ -146,12 +129,10 @@ fn a_failing_store_is_counted_and_logged() {
 }
 
 /// Asks so many times at once, and again a second later, each time by another clone of the service.
-fn ask_again_and_again<L, E>(layer: L, times: usize)
+fn ask_again_and_again<S>(service: S, times: usize)
 where
-    L: tower::Layer<Inner, Service: Service<Request<()>, Error = E> + Clone>,
-    E: std::fmt::Debug,
+    S: Service<Request<()>, Error: std::fmt::Debug> + Clone,
 {
-    let service = layer.layer(Inner);
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_time().start_paused(true).build().unwrap().block_on(async {
         for _ in 0..2 {
@@ -163,28 +144,12 @@ where
     });
 }
 
-#[derive(Clone)]
-struct Inner;
-
-impl Service<Request<()>> for Inner {
-    type Response = Response<String>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<String>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<()>) -> Self::Future {
-        ready(Ok(Response::new(String::new())))
-    }
-}
-
 #[test]
 fn a_store_that_fails_all_requests_is_logged_once_a_second() {
     let flood = || {
-        let layer = RateLimitLayer::new(Broken).key(|_: &Request<()>| "k");
-        ask_again_and_again(layer.on_store_error(FailClosed), 1_000);
+        let layer = RateLimitLayer::new(Broken("out of order")).key(|_: &Request<()>| "k");
+        let layer = ServiceBuilder::new().layer(layer.on_store_error(FailClosed));
+        ask_again_and_again(layer.service(service_fn(inner)), 1_000);
     };
     assert_eq!(counted(flood), [("tollgate_store_errors_total".to_owned(), 2_000)].into());
     let told = told(flood);
@@ -194,8 +159,10 @@ fn a_store_that_fails_all_requests_is_logged_once_a_second() {
 
 #[test]
 fn a_key_that_the_server_cannot_know_is_logged_with_what_to_do() {
-    let layer = || RateLimitLayer::new(Limiter::new(set_of_two()));
-    let flood = || ask_again_and_again(layer(), 1_000);
+    let flood = || {
+        let layer = ServiceBuilder::new().layer(RateLimitLayer::new(Limiter::new(set_of_two())));
+        ask_again_and_again(layer.service(service_fn(inner)), 1_000);
+    };
     let counts = [("tollgate_key_errors_total status=500".to_owned(), 2_000)];
     assert_eq!(counted(flood), counts.into());
     let told = told(flood);
@@ -213,7 +180,8 @@ fn a_key_that_the_server_cannot_know_is_logged_with_what_to_do() {
 fn a_key_that_the_client_leaves_out_is_counted() {
     let flood = || {
         let layer = RateLimitLayer::new(Limiter::new(set_of_two())).key(ApiKey::bearer());
-        ask_again_and_again(layer, 10);
+        let layer = ServiceBuilder::new().layer(layer);
+        ask_again_and_again(layer.service(service_fn(inner)), 10);
     };
     assert_eq!(counted(flood), [("tollgate_key_errors_total status=401".to_owned(), 20)].into());
     assert_eq!(told(flood), "");
